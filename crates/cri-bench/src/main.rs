@@ -1,0 +1,2 @@
+//! cri-bench
+fn main() {}

@@ -1,0 +1,2 @@
+//! crio
+fn main() {}

@@ -1,0 +1,2 @@
+//! crioctl
+fn main() {}

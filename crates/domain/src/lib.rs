@@ -1,0 +1,10 @@
+//! What a sandbox, a container and an image are, and what may happen to them: values, states, transitions and the
+//! assembly of the runtime spec.
+//!
+//! Promises: nothing here can fail for an outside reason. There are no files, sockets, clocks or randomness; time and
+//! random bytes are arguments. Must not know: gRPC, the disk, any tool that is executed.
+//! Begin reading at [`id`], then [`sandbox`] and [`container`].
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod id;
