@@ -6,5 +6,12 @@
 //! Begin reading at [`id`], then [`sandbox`] and [`container`].
 #![forbid(unsafe_code)]
 
+pub mod container;
 pub mod digest;
 pub mod id;
+pub mod image;
+pub mod name;
+pub mod resources;
+pub mod sandbox;
+pub mod security;
+pub mod time;
