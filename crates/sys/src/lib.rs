@@ -4,3 +4,5 @@
 //! expects. Must not know: sandboxes, containers, images. A module a mechanism; begin with the one you need.
 #![deny(unsafe_op_in_unsafe_fn)]
 pub mod locks;
+pub mod link;
+pub mod namespace;
