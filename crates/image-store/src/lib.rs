@@ -1,1 +1,41 @@
-//! image-store
+//! The store of images, layers and containers: containers/storage's overlay layout, read and written exactly, so that
+//! podman, buildah, skopeo and CRI-O see and share what is here.
+//!
+//! Promises: a layer has a name only after both of its digests matched and its files are durable; what a crash leaves
+//! is removed when the store is opened; records of other tools are never dropped; an archive cannot reach outside the
+//! layer it makes. Must not know: registries, references, pods. Blocking code throughout.
+//! Begin reading at [`Store`], then `stage` (bytes to a directory) and `table` (records and locks).
+#![forbid(unsafe_code)]
+
+mod containers;
+mod error;
+pub mod fault;
+mod images;
+mod layers;
+mod lock;
+mod options;
+mod overlay;
+mod records;
+mod recovery;
+mod remove;
+mod stage;
+mod store;
+mod table;
+pub mod tar;
+mod types;
+mod usage;
+
+pub use error::{
+    BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, OpenError, PathError,
+    PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,
+};
+pub use layers::{LayerPin, layer_id};
+pub use options::{DevicePolicy, OptionsError, StoreOptions, Transient, VolatileMounts};
+pub use records::parse_records;
+pub use stage::StagedLayer;
+pub use store::Store;
+pub use table::RecordsError;
+pub use types::{
+    BigData, Compression, Container, ExpectedLayer, Image, Layer, LayerContents, MANIFEST_KEY, NewContainer, NewImage,
+    StageOptions, StoreUsage, Usage, Volatile,
+};

@@ -1,0 +1,251 @@
+//! A kind of record: its lock file, its JSON files (stable, and volatile where there is one), and what we remember.
+//!
+//! A write first makes us the last writer, then replaces the file: a crash in between makes others reload what did
+//! not change, which is harmless. A change that could not be written is forgotten, because the next access reloads.
+
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use durable::{Durability, ReplaceError};
+use sys::locks::RecordLock;
+use thiserror::Error;
+
+use crate::fault;
+use crate::lock::{Held, SharedLock, Stamp};
+use crate::records::Record;
+
+/// Largest record file read: a node with 100,000 layers has a tenth of that; anything more is not ours to load.
+const FILE_MAX_BYTES: u64 = 512 << 20;
+
+/// Why the records of the store could not be read or written.
+#[derive(Debug, Error)]
+pub enum RecordsError {
+    /// The lock could not be taken, or its content not read or written.
+    #[error("lock {path}")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A record file could not be read.
+    #[error("read {path}")]
+    Read {
+        /// The record file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A record file is not what it should be. It is left alone.
+    #[error("parse {path}")]
+    Parse {
+        /// The record file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record could not be put into words. The file is unchanged.
+    #[error("encode {path}")]
+    Encode {
+        /// The record file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record file could not be replaced. It is unchanged.
+    #[error("write {path}")]
+    Write {
+        /// The record file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ReplaceError,
+    },
+}
+
+/// One JSON file of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct TableFile {
+    pub(crate) path: PathBuf,
+    pub(crate) durability: Durability,
+}
+
+/// What a file looked like when it was read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct FileStamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        match std::fs::metadata(path) {
+            Ok(data) => {
+                Ok(Self { inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State<R> {
+    loaded: bool,
+    stamp: Option<Stamp>,
+    files: Vec<FileStamp>,
+    rows: Vec<Vec<R>>,
+}
+
+/// A kind of record.
+#[derive(Debug)]
+pub(crate) struct Table<R> {
+    lock: SharedLock,
+    files: Vec<TableFile>,
+    state: Mutex<State<R>>,
+}
+
+impl<R: Record> Table<R> {
+    pub(crate) fn open(lock: &Path, files: Vec<TableFile>) -> Result<Self, RecordsError> {
+        let lock =
+            SharedLock::open(lock).map_err(|source| RecordsError::Lock { path: lock.to_owned(), source })?;
+        let state = Mutex::new(State {
+            loaded: false,
+            stamp: None,
+            files: vec![FileStamp::default(); files.len()],
+            rows: vec![Vec::new(); files.len()],
+        });
+        Ok(Self { lock, files, state })
+    }
+
+    /// The records as they are now; others may read at the same time, in other processes.
+    pub(crate) fn read(&self) -> Result<Guard<'_, R>, RecordsError> {
+        self.enter(RecordLock::Shared)
+    }
+
+    /// The records as they are now, for changing.
+    pub(crate) fn write(&self) -> Result<Guard<'_, R>, RecordsError> {
+        self.enter(RecordLock::Exclusive)
+    }
+
+    fn enter(&self, kind: RecordLock) -> Result<Guard<'_, R>, RecordsError> {
+        let lock_error = |source| RecordsError::Lock { path: self.lock.path().to_owned(), source };
+        // A panic elsewhere cannot have left half a change: `dirty` makes the next access reload.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.lock.hold(kind).map_err(lock_error)?;
+        let stamp = held.stamp().map_err(lock_error)?;
+        let mut files = Vec::with_capacity(self.files.len());
+        for file in &self.files {
+            files.push(
+                FileStamp::of(&file.path)
+                    .map_err(|source| RecordsError::Read { path: file.path.clone(), source })?,
+            );
+        }
+        if !state.loaded || state.stamp != stamp || state.files != files {
+            state.loaded = false;
+            let mut rows = Vec::with_capacity(self.files.len());
+            for file in &self.files {
+                rows.push(load(&file.path)?);
+            }
+            *state = State { loaded: true, stamp, files, rows };
+        }
+        Ok(Guard { held, state, table: self, dirty: false })
+    }
+}
+
+fn load<R: Record>(path: &Path) -> Result<Vec<R>, RecordsError> {
+    let read = |source| RecordsError::Read { path: path.to_owned(), source };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > FILE_MAX_BYTES {
+        return Err(read(io::Error::new(io::ErrorKind::FileTooLarge, "larger than a record file may be")));
+    }
+    // A file of no bytes is what a volatile one can be after a loss of power.
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Option<Vec<R>> =
+        serde_json::from_slice(&bytes).map_err(|source| RecordsError::Parse { path: path.to_owned(), source })?;
+    Ok(rows.unwrap_or_default())
+}
+
+/// The records while the lock is held.
+pub(crate) struct Guard<'a, R: Record> {
+    // Dropped in this order: the lock others see goes before the one our threads see.
+    held: Held<'a>,
+    state: MutexGuard<'a, State<R>>,
+    table: &'a Table<R>,
+    dirty: bool,
+}
+
+impl<R: Record> Guard<'_, R> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &R> {
+        self.state.rows.iter().flatten()
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<&R> {
+        self.iter().find(|row| row.id() == id)
+    }
+
+    /// Which file has the record, and the record.
+    pub(crate) fn locate(&self, id: &str) -> Option<(usize, &R)> {
+        self.state
+            .rows
+            .iter()
+            .enumerate()
+            .find_map(|(file, rows)| rows.iter().find(|row| row.id() == id).map(|row| (file, row)))
+    }
+
+    pub(crate) fn find_name(&self, name: &str) -> Option<&R> {
+        self.iter().find(|row| row.names().iter().any(|own| own == name))
+    }
+
+    /// The rows of one file, for changing; [`Guard::save`] must follow.
+    pub(crate) fn rows_mut(&mut self, file: usize) -> &mut Vec<R> {
+        self.dirty = true;
+        &mut self.state.rows[file]
+    }
+
+    pub(crate) fn rows(&self, file: usize) -> &[R] {
+        &self.state.rows[file]
+    }
+
+    /// Writes one file's rows; compact, because the whole file is written each time.
+    pub(crate) fn save(&mut self, file: usize) -> Result<(), RecordsError> {
+        let target = &self.table.files[file];
+        let lock_error = |source| RecordsError::Lock { path: self.table.lock.path().to_owned(), source };
+        let bytes = serde_json::to_vec(&self.state.rows[file])
+            .map_err(|source| RecordsError::Encode { path: target.path.clone(), source })?;
+        fault::step("stamp lock file").map_err(lock_error)?;
+        let stamp = self.held.write_stamp().map_err(lock_error)?;
+        fault::step("replace record file").map_err(lock_error)?;
+        durable::replace(&target.path, &bytes, 0o600, target.durability)
+            .map_err(|source| RecordsError::Write { path: target.path.clone(), source })?;
+        let seen = FileStamp::of(&target.path)
+            .map_err(|source| RecordsError::Read { path: target.path.clone(), source })?;
+        self.state.stamp = Some(stamp);
+        self.state.files[file] = seen;
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+impl<R: Record> Drop for Guard<'_, R> {
+    fn drop(&mut self) {
+        if self.dirty {
+            self.state.loaded = false;
+        }
+    }
+}
