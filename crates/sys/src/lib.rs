@@ -6,3 +6,5 @@
 pub mod locks;
 pub mod link;
 pub mod namespace;
+pub mod spawn;
+pub mod supervise;
