@@ -278,6 +278,16 @@ impl AsRawFd for Child {
     }
 }
 
+/// Sends a signal by its kernel number, 1 to 64, real-time ones included. pidfd_send_signal(2), Linux 5.1.
+pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    if !(1..=64).contains(&number) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{number} is no signal")));
+    }
+    // SAFETY: the number is one the kernel has. Those reserved by the C library are only sent, never handled, here.
+    let signal = unsafe { Signal::from_raw_unchecked(number) };
+    Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
+}
+
 /// Collects a child that a pidfd refers to; `None` while it runs. Fails with `ECHILD` for somebody else's child.
 pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     let status = rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
