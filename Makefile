@@ -58,7 +58,7 @@ install: release
 	install -m 755 $(addprefix $(RELEASE_DIR)/,$(BINARIES)) $(DESTDIR)$(PREFIX)/bin/
 
 fuzz:
-	$(CARGO) test --manifest-path fuzz/Cargo.toml
+	$(CARGO) test --package parsers
 
 clean:
 	$(CARGO) clean

@@ -1,0 +1,113 @@
+//! Every parser of bytes that we did not write, by name, behind one signature.
+//!
+//! Promises: `cargo test` feeds each of them its seeds and some thousand mutations of them, the same ones every time,
+//! on the toolchain everybody has; `fuzz/` feeds them to libFuzzer for as long as one likes. Any bytes are a value or
+//! an error: a panic, or an input that takes longer than [`SLOWEST`], is a bug.
+//! Must not know: what the parsers return; whoever owns one states its laws in its entry point.
+//! Begin reading at [`TARGETS`]. The seeds are files in `fuzz/corpus/NAME`.
+#![forbid(unsafe_code)]
+
+mod mutate;
+
+use std::time::Duration;
+
+/// No input of a few kilobytes may take longer: beyond this something is not linear.
+///
+/// Generous, because the tests of the whole workspace run beside it on machines that may be busy.
+pub const SLOWEST: Duration = Duration::from_secs(5);
+
+/// One parser.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Also the name of its corpus and of its libFuzzer program.
+    pub name: &'static str,
+    /// Parses; panics only where a law of the parser is broken.
+    pub run: fn(&[u8]),
+    /// How many mutations the ordinary tests try; fewer where one means work on disk.
+    pub mutations: u32,
+}
+
+/// Enough to cross most single-byte and token edits of a small seed, little enough for every `make test`.
+const PURE: u32 = 20_000;
+
+/// Lists the targets and gives each a test of its own, so that they run beside each other and fail by name.
+macro_rules! targets {
+    ($($name:ident, $mutations:expr, $run:expr;)*) => {
+        /// All of them, in the order of the way of an image and a pod through the house.
+        pub const TARGETS: &[Target] =
+            &[$(Target { name: stringify!($name), run: $run, mutations: $mutations }),*];
+
+        #[cfg(test)]
+        mod each {
+            $(#[test] fn $name() { crate::smoke::check(stringify!($name)); })*
+        }
+    };
+}
+
+targets! {
+    image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
+    runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
+    runtime_spec, PURE, state_store::spec::fuzz_spec;
+    sandbox_state, PURE, state_store::state::fuzz_state;
+}
+
+/// Runs the parser of that name; libFuzzer's programs call this.
+///
+/// Panics if there is none.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.unwrap_or_else(|| panic!("{name} is in the table")).run)(bytes);
+}
+
+#[cfg(test)]
+mod smoke {
+    use super::{SLOWEST, TARGETS, mutate::Mutator};
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    fn fuzz_directory() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
+    }
+
+    fn load_seeds(name: &str) -> Vec<Vec<u8>> {
+        let directory = fuzz_directory().join("corpus").join(name);
+        let entries = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("corpus").path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "no seeds in {}", directory.display());
+        files.iter().map(|file| std::fs::read(file).expect("a seed")).collect()
+    }
+
+    /// Feeds one target its seeds, then mutations of them.
+    pub(crate) fn check(name: &str) {
+        let target = TARGETS.iter().find(|target| target.name == name).expect("a name of the table");
+        let seeds = load_seeds(name);
+        let mut mutator = Mutator::new(name);
+        let mutations = (0..target.mutations).map(|_| mutator.mutate(&seeds));
+        for input in seeds.iter().cloned().chain([Vec::new()]).chain(mutations) {
+            let begin = Instant::now();
+            let outcome = std::panic::catch_unwind(|| (target.run)(&input));
+            let shown = || input.escape_ascii().to_string();
+            assert!(outcome.is_ok(), "{name} panicked on b\"{}\"", shown());
+            assert!(begin.elapsed() < SLOWEST, "{name} took {:?} for b\"{}\"", begin.elapsed(), shown());
+        }
+    }
+
+    #[test]
+    fn targets_corpora_and_fuzz_programs_are_the_same_set() {
+        let names = |directory: &str| -> BTreeSet<String> {
+            let entries = std::fs::read_dir(fuzz_directory().join(directory)).expect("a directory of fuzz");
+            let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+            entries.map(|entry| name(entry).to_string_lossy().trim_end_matches(".rs").to_owned()).collect()
+        };
+        let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+        assert_eq!(targets.len(), TARGETS.len(), "a name twice");
+        assert_eq!(names("corpus"), targets);
+        assert_eq!(names("fuzz_targets"), targets);
+        let manifest = std::fs::read_to_string(fuzz_directory().join("Cargo.toml")).expect("fuzz/Cargo.toml");
+        for target in TARGETS {
+            assert!(manifest.contains(&format!("name = \"{}\"", target.name)), "{} in fuzz/Cargo.toml", target.name);
+        }
+    }
+}
