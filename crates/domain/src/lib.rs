@@ -14,4 +14,6 @@ pub mod name;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod spec;
 pub mod time;
+pub mod user;
