@@ -46,6 +46,11 @@ macro_rules! targets {
 
 targets! {
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
+    image_user, PURE, domain::user::fuzz_resolve_user;
+    network_config, PURE, network::fuzz_config;
+    network_result, PURE, network::fuzz_result;
+    network_cache, PURE, network::fuzz_cache_entry;
+    plugin_report, PURE, network::fuzz_report;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     sandbox_state, PURE, state_store::state::fuzz_state;
@@ -79,12 +84,17 @@ mod smoke {
         files.iter().map(|file| std::fs::read(file).expect("a seed")).collect()
     }
 
+    /// How many times the usual number of mutations is wanted: `PARSERS_ROUNDS`, or once.
+    fn rounds() -> u32 {
+        std::env::var("PARSERS_ROUNDS").map_or(1, |rounds| rounds.parse().expect("PARSERS_ROUNDS is a number"))
+    }
+
     /// Feeds one target its seeds, then mutations of them.
     pub(crate) fn check(name: &str) {
         let target = TARGETS.iter().find(|target| target.name == name).expect("a name of the table");
         let seeds = load_seeds(name);
         let mut mutator = Mutator::new(name);
-        let mutations = (0..target.mutations).map(|_| mutator.mutate(&seeds));
+        let mutations = (0..target.mutations.saturating_mul(rounds())).map(|_| mutator.mutate(&seeds));
         for input in seeds.iter().cloned().chain([Vec::new()]).chain(mutations) {
             let begin = Instant::now();
             let outcome = std::panic::catch_unwind(|| (target.run)(&input));
