@@ -13,11 +13,11 @@ const UNSAFE_HOME: &str = "sys";
 /// What is looked at for length: text that people write by hand and read from top to bottom.
 const SOURCES: &[&str] = &["rs", "sh"];
 
-/// What is looked at for machine paths. Corpora and samples are bytes and stay out.
+/// What is looked at for machine paths. Seeds and samples are bytes and stay out.
 const TEXTS: &[&str] = &["rs", "sh", "toml", "md", "proto", "json", "yml", "yaml", "conf", ""];
 
 /// Directories that hold nothing of ours.
-const SKIPPED: &[&str] = &["target", ".git", "corpus", "artifacts", "coverage"];
+const SKIPPED: &[&str] = &["target", ".git", "seeds", "corpus", "artifacts", "coverage"];
 
 /// Directories every machine has; a checkout directly beneath one says nothing about the machine.
 const COMMON: &[&str] =

@@ -4,7 +4,7 @@
 //! on the toolchain everybody has; `fuzz/` feeds them to libFuzzer for as long as one likes. Any bytes are a value or
 //! an error: a panic, or an input that takes longer than [`SLOWEST`], is a bug.
 //! Must not know: what the parsers return; whoever owns one states its laws in its entry point.
-//! Begin reading at [`TARGETS`]. The seeds are files in `fuzz/corpus/NAME`.
+//! Begin reading at [`TARGETS`]. The seeds are files in `fuzz/seeds/NAME`.
 #![forbid(unsafe_code)]
 
 mod mutate;
@@ -19,7 +19,7 @@ pub const SLOWEST: Duration = Duration::from_secs(5);
 /// One parser.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Also the name of its corpus and of its libFuzzer program.
+    /// Also the name of its seeds and of its libFuzzer program.
     pub name: &'static str,
     /// Parses; panics only where a law of the parser is broken.
     pub run: fn(&[u8]),
@@ -76,9 +76,9 @@ mod smoke {
     }
 
     fn load_seeds(name: &str) -> Vec<Vec<u8>> {
-        let directory = fuzz_directory().join("corpus").join(name);
+        let directory = fuzz_directory().join("seeds").join(name);
         let entries = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("corpus").path()).collect();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a seed").path()).collect();
         files.sort();
         assert!(!files.is_empty(), "no seeds in {}", directory.display());
         files.iter().map(|file| std::fs::read(file).expect("a seed")).collect()
@@ -105,7 +105,7 @@ mod smoke {
     }
 
     #[test]
-    fn targets_corpora_and_fuzz_programs_are_the_same_set() {
+    fn targets_seeds_and_fuzz_programs_are_the_same_set() {
         let names = |directory: &str| -> BTreeSet<String> {
             let entries = std::fs::read_dir(fuzz_directory().join(directory)).expect("a directory of fuzz");
             let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
@@ -113,7 +113,7 @@ mod smoke {
         };
         let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
         assert_eq!(targets.len(), TARGETS.len(), "a name twice");
-        assert_eq!(names("corpus"), targets);
+        assert_eq!(names("seeds"), targets);
         assert_eq!(names("fuzz_targets"), targets);
         let manifest = std::fs::read_to_string(fuzz_directory().join("Cargo.toml")).expect("fuzz/Cargo.toml");
         for target in TARGETS {
