@@ -66,7 +66,7 @@ pub fn run(name: &str, bytes: &[u8]) {
 
 #[cfg(test)]
 mod smoke {
-    use super::{SLOWEST, TARGETS, mutate::Mutator};
+    use super::{SLOWEST, TARGETS, Target, mutate::Mutator};
     use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::time::Instant;
@@ -92,9 +92,13 @@ mod smoke {
     /// Feeds one target its seeds, then mutations of them.
     pub(crate) fn check(name: &str) {
         let target = TARGETS.iter().find(|target| target.name == name).expect("a name of the table");
-        let seeds = load_seeds(name);
+        feed(*target, &load_seeds(name));
+    }
+
+    fn feed(target: Target, seeds: &[Vec<u8>]) {
+        let name = target.name;
         let mut mutator = Mutator::new(name);
-        let mutations = (0..target.mutations.saturating_mul(rounds())).map(|_| mutator.mutate(&seeds));
+        let mutations = (0..target.mutations.saturating_mul(rounds())).map(|_| mutator.mutate(seeds));
         for input in seeds.iter().cloned().chain([Vec::new()]).chain(mutations) {
             let begin = Instant::now();
             let outcome = std::panic::catch_unwind(|| (target.run)(&input));
@@ -102,6 +106,17 @@ mod smoke {
             assert!(outcome.is_ok(), "{name} panicked on b\"{}\"", shown());
             assert!(begin.elapsed() < SLOWEST, "{name} took {:?} for b\"{}\"", begin.elapsed(), shown());
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "careless panicked on b\"")]
+    fn a_parser_that_trusts_a_length_is_found() {
+        let run = |bytes: &[u8]| {
+            if let [b'n', length, rest @ ..] = bytes {
+                assert!(usize::from(*length) <= rest.len(), "the rest is as long as it says");
+            }
+        };
+        feed(Target { name: "careless", run, mutations: 2000 }, &[b"n\x03abc".to_vec()]);
     }
 
     #[test]
