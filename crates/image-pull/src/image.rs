@@ -1,0 +1,86 @@
+//! What resolving a source yields: everything about an image but its layers' bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domain::digest::Digest;
+use domain::id::ImageId;
+
+use crate::http::session::Session;
+use crate::local::LocalImage;
+use crate::reference::Reference;
+
+/// The index a reference named, from which a platform's manifest was chosen.
+#[derive(Debug, Clone)]
+pub struct IndexManifest {
+    /// As served, byte for byte.
+    pub bytes: Bytes,
+    /// Its digest, verified: what the reference named.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// One layer: what to ask for and what must come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// Digest of the bytes as served.
+    pub digest: Digest,
+    /// Bytes as served; the stream yields exactly these many.
+    pub size: u64,
+    /// As declared. The compression is to be detected by magic, not by this.
+    pub media_type: String,
+    /// Digest of the uncompressed tar, by the image's config.
+    pub diff_id: Digest,
+    /// Annotations of the layer's descriptor (zstd:chunked, eStargz).
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image whose manifest and config were read and verified.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// The reference asked for; local sources have one only if they recorded it.
+    pub reference: Option<Reference>,
+    /// Names to record with the image: the reference, or the names an archive carries.
+    pub names: Vec<Reference>,
+    /// The manifest of the chosen platform, byte for byte.
+    pub manifest_bytes: Bytes,
+    /// Its digest, verified.
+    pub manifest_digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// What the reference named, where that was an index. Its digest belongs to `repo_digests` too.
+    pub index: Option<IndexManifest>,
+    /// The image's configuration, byte for byte.
+    pub config_bytes: Bytes,
+    /// Its digest, verified.
+    pub config_digest: Digest,
+    /// The hexadecimal part of `config_digest`.
+    pub image_id: ImageId,
+    /// Lowest layer first; at most [`crate::manifest::LAYERS_MAX`].
+    pub layers: Vec<LayerBlob>,
+    /// Where the layers' bytes are.
+    pub(crate) origin: Origin,
+}
+
+impl ResolvedImage {
+    /// The digest of what the reference named: the index if there was one, else the manifest.
+    #[must_use]
+    pub fn named_digest(&self) -> &Digest {
+        self.index.as_ref().map_or(&self.manifest_digest, |index| &index.digest)
+    }
+
+    /// Bytes of all layers as served, repeated ones counted again.
+    #[must_use]
+    pub fn layers_bytes(&self) -> u64 {
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+}
+
+/// Where blobs of a resolved image are read from.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Registry(Arc<Session>),
+    Local(Arc<LocalImage>),
+}
