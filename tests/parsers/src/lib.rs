@@ -51,6 +51,7 @@ targets! {
     network_result, PURE, network::fuzz_result;
     network_cache, PURE, network::fuzz_cache_entry;
     plugin_report, PURE, network::fuzz_report;
+    monitor_control, PURE, monitor::fuzz_control_lines;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     sandbox_state, PURE, state_store::state::fuzz_state;
