@@ -30,6 +30,9 @@ pub struct Target {
 /// Enough to cross most single-byte and token edits of a small seed, little enough for every `make test`.
 const PURE: u32 = 20_000;
 
+/// For those that do several whole passes for one input.
+const HEAVY: u32 = PURE / 4;
+
 /// Lists the targets and gives each a test of its own, so that they run beside each other and fail by name.
 macro_rules! targets {
     ($($name:ident, $mutations:expr, $run:expr;)*) => {
@@ -45,6 +48,13 @@ macro_rules! targets {
 }
 
 targets! {
+    config, HEAVY, config::fuzz;
+    reference, PURE, image_pull::fuzz::reference;
+    registries, PURE, image_pull::fuzz::registries;
+    auth_file, PURE, image_pull::fuzz::auth_file;
+    www_authenticate, PURE, image_pull::fuzz::www_authenticate;
+    manifest, PURE, image_pull::fuzz::manifest;
+    archive_index, PURE, image_pull::fuzz::archive_index;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
     network_config, PURE, network::fuzz_config;
