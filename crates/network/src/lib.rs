@@ -6,7 +6,7 @@
 //!
 //! Must not know: containers, images, the CRI's wire types, how namespaces are made.
 //!
-//! Begin with [`Network`]: configuration, readiness, attaching.
+//! Begin with [`Network`] (configuration, readiness, attaching) and [`HostPorts`].
 #![forbid(unsafe_code)]
 
 mod attachment;
@@ -14,6 +14,7 @@ mod bandwidth;
 mod cache;
 mod config;
 mod directory;
+mod hostports;
 mod network;
 mod operations;
 mod plugin;
@@ -28,6 +29,7 @@ pub use attachment::{
 pub use bandwidth::BandwidthError;
 pub use cache::fuzz_cache_entry;
 pub use config::{ConfigError, fuzz_config};
+pub use hostports::{DetectError, HostPortError, HostPorts, ToolError, fuzz_iptables_save, fuzz_nft_listing};
 pub use network::{Network, NetworkOptions, NotReady, Watch};
 pub use operations::{ADD_LIMIT, DEL_LIMIT, GC_LIMIT};
 pub use plugin::{PluginError, Report, fuzz_report};

@@ -273,7 +273,7 @@ async fn run(mut command: Command, path: PathBuf, input: &[u8], deadline: Instan
 }
 
 /// Input lies in memory as a file: nothing has to be written while the plugin runs, and one that never reads is fine.
-fn input_file(input: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn input_file(input: &[u8]) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create("cni", MemfdFlags::CLOEXEC)?;
     let mut rest = input;
     while !rest.is_empty() {
