@@ -32,7 +32,9 @@ pub use sysctl::{ParseSysctlError, Sysctl};
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
 /// Stack of a thread that only makes a dozen system calls. Rust's own start-up needs a few KiB of it.
-const FRESH_THREAD_STACK: usize = 128 * 1024;
+const PIN_STACK: usize = 128 * 1024;
+/// Stack for somebody else's work: what Rust gives any thread. Only touched pages cost memory.
+const WORK_STACK: usize = 2 * 1024 * 1024;
 
 /// How many mounts may be stacked on one pin before unpinning gives up: one is right, more come from a pin made twice.
 const UNPIN_STACK_MAX: usize = 16;
@@ -238,7 +240,7 @@ pub enum PinError {
 /// Source: CRI-O's `pinns`; unshare(2), open_tree(2) and move_mount(2) (Linux 5.2), openat2(2) (5.6).
 pub fn pin(dir: &Path, name: &str, wanted: &Wanted<'_>) -> Result<Pins, PinError> {
     check(name, wanted)?;
-    on_thread(|| pin_here(dir, name, wanted)).map_err(PinError::Thread)?
+    on_thread(PIN_STACK, || pin_here(dir, name, wanted)).map_err(PinError::Thread)?
 }
 
 /// Pins a namespace that a process has, for example the PID namespace of an infra container, at `<dir>/<X>ns/<name>`.
@@ -419,15 +421,15 @@ where
     T: Send,
     F: FnOnce() -> T + Send,
 {
-    on_thread(|| {
+    on_thread(WORK_STACK, || {
         rustix::thread::move_into_link_name_space(namespace, None)?;
         Ok(work())
     })?
 }
 
-fn on_thread<T: Send, F: FnOnce() -> T + Send>(work: F) -> io::Result<T> {
+fn on_thread<T: Send, F: FnOnce() -> T + Send>(stack: usize, work: F) -> io::Result<T> {
     thread::scope(|scope| {
-        let builder = thread::Builder::new().name("namespace".to_owned()).stack_size(FRESH_THREAD_STACK);
+        let builder = thread::Builder::new().name("namespace".to_owned()).stack_size(stack);
         match builder.spawn_scoped(scope, work)?.join() {
             Ok(outcome) => Ok(outcome),
             Err(panic) => std::panic::resume_unwind(panic),
