@@ -1,1 +1,2 @@
 //! cri-service
+pub mod from_cri;
