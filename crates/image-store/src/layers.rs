@@ -1,27 +1,46 @@
-//! Layers: identity, look-up, commit.
+//! Layers: identity, look-up, commit, removal.
+//!
+//! Commit, and what opening the store does after a crash in each gap:
+//! 1. the files lie, durable, in a staging directory (removed);
+//! 2. the layer is marked pending (the mark is dropped);
+//! 3. the directory, its short name and the tar-split stream get their names (removed: no record mentions them);
+//! 4. the record is written (kept if an image uses it by then, else removed for the mark).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::digest::Digest;
 use domain::id::LayerId;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+
+use crate::error::{CommitLayerError, PathError, RemoveLayerError};
+use crate::fault;
+use crate::overlay::{Below, LOWER_MAX, is_mount_point};
+use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
+use crate::stage::StagedLayer;
+use crate::staging::{StagingDir, remove_tree};
+use crate::store::{STABLE, Store};
+use crate::table::{Guard, RecordsError};
+use crate::types::{Compression, ExpectedLayer, Layer};
 
 /// Identity of a layer: the diff id's hexadecimal digits for a base layer, else the sha256 of
 /// `<parent id>+<diff id digits>`. Source: containers/image.
 #[must_use]
 pub fn layer_id(parent: Option<&LayerId>, diff_id: &Digest) -> LayerId {
-    let bytes = match parent {
-        None => {
-            // The digest's digits are an id by construction.
-            return LayerId::parse(diff_id.hex()).unwrap_or_else(|_| LayerId::from_bytes([0; 32]));
-        }
-        Some(parent) => Sha256::digest(format!("{parent}+{}", diff_id.hex())),
-    };
-    LayerId::from_bytes(bytes.into())
+    match parent {
+        // Both types hold 64 lower-case hexadecimal digits.
+        None => LayerId::parse(diff_id.hex()).expect("invariant: a digest's digits are an id"),
+        Some(parent) => LayerId::from_bytes(Sha256::digest(format!("{parent}+{}", diff_id.hex())).into()),
+    }
 }
 
-/// A layer that this process does not remove as long as the pin lives.
+/// A layer that this process does not remove as long as the pin lives: hold it until the image is recorded.
 #[derive(Debug)]
 pub struct LayerPin {
     id: LayerId,
+    pins: Arc<Mutex<HashMap<LayerId, usize>>>,
 }
 
 impl LayerPin {
@@ -29,5 +48,260 @@ impl LayerPin {
     #[must_use]
     pub fn id(&self) -> &LayerId {
         &self.id
+    }
+}
+
+impl Drop for LayerPin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = pins.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl LayerRecord {
+    fn to_layer(&self) -> Option<Layer> {
+        Some(Layer {
+            id: LayerId::parse(&self.id).ok()?,
+            parent: if self.parent.is_empty() { None } else { Some(LayerId::parse(&self.parent).ok()?) },
+            diff_id: Digest::parse(&self.diff_digest).ok(),
+            diff_size: u64::try_from(self.diff_size).ok().filter(|_| !self.diff_digest.is_empty()),
+            compressed_digest: Digest::parse(&self.compressed_diff_digest).ok(),
+            compressed_size: u64::try_from(self.compressed_size).ok().filter(|size| *size > 0),
+        })
+    }
+}
+
+impl Store {
+    fn pin(&self, id: LayerId) -> LayerPin {
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_insert(0) += 1;
+        LayerPin { id, pins: Arc::clone(&self.pins) }
+    }
+
+    /// Every image layer and read-write layer whose record is complete.
+    pub fn layers(&self) -> Result<Vec<Layer>, RecordsError> {
+        Ok(self.layers.read()?.iter().filter(|row| !row.is_incomplete()).filter_map(LayerRecord::to_layer).collect())
+    }
+
+    /// The layer with this content on this parent, if it is in the store.
+    pub fn find_layer(&self, parent: Option<&LayerId>, diff_id: &Digest) -> Result<Option<LayerPin>, RecordsError> {
+        let id = layer_id(parent, diff_id);
+        let layers = self.layers.read()?;
+        // Pinned while the lock is held, so that no removal comes in between.
+        Ok(layers.find(id.as_str()).filter(|row| !row.is_incomplete()).map(|_| self.pin(id)))
+    }
+
+    /// Gives a staged layer its name, if it is what was expected.
+    ///
+    /// A layer that is in the store already is kept, and the staged one is dropped. After this returns the layer
+    /// survives a loss of power.
+    pub fn commit_layer(
+        &self,
+        staged: StagedLayer,
+        parent: Option<&LayerId>,
+        expected: &ExpectedLayer,
+    ) -> Result<LayerPin, CommitLayerError> {
+        check_contents(&staged, expected)?;
+        let id = layer_id(parent, &expected.diff_id);
+        // Declared before the lock, so that directories are deleted after it is let go.
+        let mut away: Vec<StagingDir> = Vec::new();
+        let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
+        if let Some((file, row)) = layers.locate(id.as_str()) {
+            if !row.is_incomplete() {
+                return Ok(self.pin(id));
+            }
+            layers.rows_mut(file).retain(|row| row.id != id.as_str());
+            layers.save(file).map_err(CommitLayerError::Records)?;
+        }
+        let below = match parent {
+            None => None,
+            Some(parent) => {
+                if layers.find(parent.as_str()).is_none_or(LayerRecord::is_incomplete) {
+                    return Err(CommitLayerError::NoParent { parent: parent.clone() });
+                }
+                let below = self.overlay.below(parent.as_str()).map_err(CommitLayerError::Path)?;
+                // One more lies on top: the container's.
+                if below.depth() + 1 > LOWER_MAX {
+                    return Err(CommitLayerError::TooDeep { limit: LOWER_MAX });
+                }
+                Some(below)
+            }
+        };
+        self.staging().mark_pending(id.as_str()).map_err(CommitLayerError::Path)?;
+        let record = record_of(&staged, &id, parent);
+        // Left by a crash; no record mentions it.
+        away.extend(self.take_layer_files(id.as_str()).map_err(CommitLayerError::Path)?);
+        let named = self.name_layer(staged, &id, below.as_ref()).map_err(CommitLayerError::Path).and_then(|()| {
+            layers.rows_mut(STABLE).push(record);
+            layers.save(STABLE).map_err(CommitLayerError::Records)
+        });
+        if let Err(error) = named {
+            if !fault::is_dead() {
+                away.extend(self.take_layer_files(id.as_str()).ok().flatten());
+                self.staging().unmark_pending(id.as_str());
+            }
+            return Err(error);
+        }
+        Ok(self.pin(id))
+    }
+
+    fn name_layer(&self, staged: StagedLayer, id: &LayerId, below: Option<&Below>) -> Result<(), PathError> {
+        let StagedLayer { directory, split, .. } = staged;
+        let link = self.overlay.dress(directory.path(), below)?;
+        split.move_to(&self.tar_split(id.as_str()))?;
+        directory.move_to(&self.overlay.layer_dir(id.as_str()))?;
+        self.overlay.link(&link, id.as_str())?;
+        self.overlay.sync_home()
+    }
+
+    pub(crate) fn tar_split(&self, id: &str) -> PathBuf {
+        self.layers_dir().join(format!("{id}.tar-split.gz"))
+    }
+
+    /// Takes everything of a layer but its record out of the way.
+    pub(crate) fn take_layer_files(&self, id: &str) -> Result<Option<StagingDir>, PathError> {
+        self.overlay.unlink(id);
+        let directory = self.staging().take(&self.overlay.layer_dir(id))?;
+        let split = self.tar_split(id);
+        match std::fs::remove_file(&split) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(PathError::new("remove", split)(error));
+            }
+            _ => {}
+        }
+        remove_tree(&self.layers_dir().join(id))?;
+        Ok(directory)
+    }
+
+    /// Removes a layer, and then the layers below it, that nothing uses: for what a failed pull has committed.
+    ///
+    /// `true` if the layer itself was removed. Drop its pins first.
+    pub fn remove_layer_if_unused(&self, layer: &LayerId) -> Result<bool, RemoveLayerError> {
+        let records = |source| RemoveLayerError::Records { layer: layer.clone(), source };
+        let mut away = Vec::new();
+        let mut layers = self.layers.write().map_err(records)?;
+        let images = self.images.read().map_err(records)?;
+        let containers = self.containers.read().map_err(records)?;
+        let chain = chain_of(&layers, layer.as_str());
+        let doomed = self.unused(&layers, &images, &containers, &chain);
+        let is_removed = doomed.iter().any(|id| id == layer.as_str());
+        self.remove_layers(&mut layers, &doomed, &mut away).map_err(|error| match error {
+            RemoveLayers::Records(source) => RemoveLayerError::Records { layer: layer.clone(), source },
+            RemoveLayers::Path(source) => RemoveLayerError::Path { layer: layer.clone(), source },
+        })?;
+        Ok(is_removed)
+    }
+
+    /// Those of `candidates`, children before parents, that nothing uses.
+    pub(crate) fn unused(
+        &self,
+        layers: &Guard<'_, LayerRecord>,
+        images: &Guard<'_, ImageRecord>,
+        containers: &Guard<'_, ContainerRecord>,
+        candidates: &[String],
+    ) -> Vec<String> {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doomed: Vec<String> = Vec::new();
+        for id in candidates {
+            let is_pinned = LayerId::parse(id).is_ok_and(|id| pins.contains_key(&id));
+            let has_child = layers.iter().any(|row| row.parent == *id && !doomed.contains(&row.id));
+            let in_image = images.iter().any(|row| row.layer == *id || row.mapped_layers.contains(id));
+            let in_container = containers.iter().any(|row| row.layer == *id);
+            // A name means that somebody keeps it for its own sake.
+            let is_named = layers.find(id).is_none_or(|row| !row.names.is_empty());
+            let is_mounted = is_mount_point(&self.overlay.merged(id)).unwrap_or(true);
+            if !(is_pinned || has_child || in_image || in_container || is_named || is_mounted || doomed.contains(id)) {
+                doomed.push(id.clone());
+            }
+        }
+        doomed
+    }
+
+    /// Removes records first: a directory no record mentions is found when the store is opened, the reverse is not.
+    pub(crate) fn remove_layers(
+        &self,
+        layers: &mut Guard<'_, LayerRecord>,
+        doomed: &[String],
+        away: &mut Vec<StagingDir>,
+    ) -> Result<(), RemoveLayers> {
+        for file in 0..layers.files() {
+            if layers.rows(file).iter().any(|row| doomed.contains(&row.id)) {
+                layers.rows_mut(file).retain(|row| !doomed.contains(&row.id));
+                layers.save(file).map_err(RemoveLayers::Records)?;
+            }
+        }
+        for id in doomed {
+            away.extend(self.take_layer_files(id).map_err(RemoveLayers::Path)?);
+            self.staging().unmark_pending(id);
+        }
+        Ok(())
+    }
+}
+
+/// Why layers could not be removed.
+pub(crate) enum RemoveLayers {
+    Records(RecordsError),
+    Path(PathError),
+}
+
+/// A layer and those below it, from the top.
+pub(crate) fn chain_of(layers: &Guard<'_, LayerRecord>, top: &str) -> Vec<String> {
+    let mut chain = Vec::new();
+    let mut next = top.to_owned();
+    while let Some(row) = layers.find(&next) {
+        // A record that is its own ancestor is nobody's valid one.
+        if chain.contains(&next) {
+            break;
+        }
+        chain.push(next);
+        next = row.parent.clone();
+    }
+    chain
+}
+
+fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), CommitLayerError> {
+    let contents = &staged.contents;
+    if let Some(size) = expected.compressed_size
+        && size != contents.compressed_size
+    {
+        return Err(CommitLayerError::CompressedSize { expected: size, actual: contents.compressed_size });
+    }
+    if expected.compressed_digest != contents.compressed_digest {
+        return Err(CommitLayerError::CompressedDigest {
+            expected: expected.compressed_digest.clone(),
+            actual: contents.compressed_digest.clone(),
+        });
+    }
+    if expected.diff_id != contents.diff_id {
+        return Err(CommitLayerError::DiffId {
+            expected: expected.diff_id.clone(),
+            actual: contents.diff_id.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn record_of(staged: &StagedLayer, id: &LayerId, parent: Option<&LayerId>) -> LayerRecord {
+    let contents = &staged.contents;
+    LayerRecord {
+        id: id.to_string(),
+        parent: parent.map(ToString::to_string).unwrap_or_default(),
+        created: Timestamp::now().to_string(),
+        compressed_diff_digest: contents.compressed_digest.to_string(),
+        compressed_size: i64::try_from(contents.compressed_size).unwrap_or(i64::MAX),
+        diff_digest: contents.diff_id.to_string(),
+        diff_size: i64::try_from(contents.diff_size).unwrap_or(i64::MAX),
+        compression: match contents.compression {
+            Compression::None => 0,
+            Compression::Gzip => 2,
+            Compression::Zstd => 4,
+        },
+        uidset: contents.uids.clone(),
+        gidset: contents.gids.clone(),
+        ..LayerRecord::default()
     }
 }

@@ -1,1 +1,428 @@
-//! overlay
+//! The overlay driver's directories and mounts.
+//!
+//! `<home>/<id>/{diff,link,lower,work,merged,empty}` and `<home>/l/<link>`. Source: containers/storage
+//! `drivers/overlay`.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use crate::error::PathError;
+use crate::fault;
+use crate::random;
+
+/// Most directories below one another; the kernel's own limit for overlay.
+pub(crate) const LOWER_MAX: usize = 500;
+/// `LOWER_MAX` names of 28 characters and a colon.
+const LOWER_FILE_MAX_BYTES: u64 = 32 << 10;
+/// Mount data must fit one page, its NUL included.
+const MOUNT_DATA_MAX_BYTES: usize = 4095;
+/// Mode of a base layer's directory. Source: containers/storage.
+const BASE_DIFF_MODE: u32 = 0o555;
+
+/// The driver's home directory.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    home: PathBuf,
+    mountopt: Vec<String>,
+    is_home_mounted: bool,
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), PathError> {
+    DirBuilder::new().mode(mode).create(path).map_err(PathError::new("make directory", path))
+}
+
+fn write_new(path: &Path, content: &str) -> Result<(), PathError> {
+    let write = || -> io::Result<()> {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        io::Write::write_all(&mut file, content.as_bytes())
+    };
+    write().map_err(PathError::new("write", path))
+}
+
+fn read_small(path: &Path) -> Result<String, PathError> {
+    let read = || -> io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?.take(LOWER_FILE_MAX_BYTES).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(PathError::new("read", path))
+}
+
+/// Whether something is mounted exactly at `path`; not for a path that is not there. One `statx(2)`, Linux 5.8.
+pub(crate) fn is_mount_point(path: &Path) -> Result<bool, PathError> {
+    match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
+        Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(PathError::new("look at", path)(error)),
+    }
+}
+
+/// What a layer lies on.
+pub(crate) struct Below {
+    /// The `lower` file of a layer on top of it.
+    pub(crate) lower: String,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Below {
+    pub(crate) fn depth(&self) -> usize {
+        self.lower.split(':').count()
+    }
+}
+
+impl Overlay {
+    /// `home` is made if absent, and gets a private mount of its own unless it has one, so that mounts beneath it do
+    /// not spread into other mount namespaces.
+    pub(crate) fn open(home: PathBuf, mountopt: Vec<String>, skip_mount_home: bool) -> Result<Self, PathError> {
+        for path in [&home, &home.join("l")] {
+            match DirBuilder::new().mode(if path == &home { 0o700 } else { 0o755 }).create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(PathError::new("make directory", path)(error));
+                }
+                _ => {}
+            }
+        }
+        let overlay = Self { home, mountopt, is_home_mounted: !skip_mount_home };
+        overlay.ensure_private_home()?;
+        Ok(overlay)
+    }
+
+    /// Other tools take the private mount away when they end and see no container mounted.
+    fn ensure_private_home(&self) -> Result<(), PathError> {
+        if !self.is_home_mounted || is_mount_point(&self.home)? {
+            return Ok(());
+        }
+        rustix::mount::mount_bind(&self.home, &self.home).map_err(PathError::new("bind", &self.home))?;
+        rustix::mount::mount_change(&self.home, MountPropagationFlags::PRIVATE)
+            .map_err(PathError::new("make private", &self.home))
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    pub(crate) fn layer_dir(&self, id: &str) -> PathBuf {
+        self.home.join(id)
+    }
+
+    pub(crate) fn diff(&self, id: &str) -> PathBuf {
+        self.home.join(id).join("diff")
+    }
+
+    pub(crate) fn merged(&self, id: &str) -> PathBuf {
+        self.home.join(id).join("merged")
+    }
+
+    /// What a layer on top of `parent` needs to know.
+    pub(crate) fn below(&self, parent: &str) -> Result<Below, PathError> {
+        let directory = self.layer_dir(parent);
+        let link_path = directory.join("link");
+        let link = read_small(&link_path)?;
+        let link = link.trim();
+        if link.is_empty() || !link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(PathError::new("read", link_path)(io::Error::from(io::ErrorKind::InvalidData)));
+        }
+        let mut lower = format!("l/{link}");
+        match read_small(&directory.join("lower")) {
+            Ok(rest) if rest.trim().is_empty() => {}
+            Ok(rest) => {
+                lower.push(':');
+                lower.push_str(rest.trim());
+            }
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let diff = directory.join("diff");
+        let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
+        Ok(Below { lower, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
+    }
+
+    /// Adds to a directory that has its `diff` what makes it a layer; returns the short name.
+    pub(crate) fn dress(&self, directory: &Path, below: Option<&Below>) -> Result<String, PathError> {
+        fault::step("dress layer directory").map_err(PathError::new("make", directory))?;
+        let diff_path = directory.join("diff");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let diff = rustix::fs::openat(CWD, &diff_path, flags, Mode::empty())
+            .map_err(PathError::new("open", &diff_path))?;
+        if let Some(below) = below.filter(|below| below.uid != 0 || below.gid != 0) {
+            let owner = (Some(Uid::from_raw(below.uid)), Some(Gid::from_raw(below.gid)));
+            rustix::fs::fchown(&diff, owner.0, owner.1).map_err(PathError::new("set owner of", &diff_path))?;
+        }
+        let mode = below.map_or(BASE_DIFF_MODE, |below| below.mode);
+        rustix::fs::fchmod(diff.as_fd(), Mode::from_raw_mode(mode))
+            .map_err(PathError::new("set mode of", &diff_path))?;
+        let link = random::link_name().map_err(PathError::new("draw a name for", directory))?;
+        write_new(&directory.join("link"), &link)?;
+        make_dir(&directory.join("work"), 0o700)?;
+        make_dir(&directory.join("merged"), 0o700)?;
+        match below {
+            Some(below) => write_new(&directory.join("lower"), &below.lower)?,
+            None => make_dir(&directory.join("empty"), 0o700)?,
+        }
+        Ok(link)
+    }
+
+    /// Makes the short name lead to the layer.
+    pub(crate) fn link(&self, link: &str, id: &str) -> Result<(), PathError> {
+        let path = self.home.join("l").join(link);
+        fault::step("link layer").map_err(PathError::new("link", &path))?;
+        std::os::unix::fs::symlink(format!("../{id}/diff"), &path).map_err(PathError::new("link", &path))
+    }
+
+    /// Removes the short name of a layer, if it has one.
+    pub(crate) fn unlink(&self, id: &str) {
+        if let Ok(link) = read_small(&self.layer_dir(id).join("link")) {
+            let link = link.trim();
+            if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                let _ = std::fs::remove_file(self.home.join("l").join(link));
+            }
+        }
+    }
+
+    /// Makes names and directories of the home survive a loss of power.
+    pub(crate) fn sync_home(&self) -> Result<(), PathError> {
+        for path in [self.home.join("l"), self.home.clone()] {
+            fault::step("sync directory").map_err(PathError::new("sync", &path))?;
+            File::open(&path).and_then(|dir| dir.sync_all()).map_err(PathError::new("sync", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Mounts a read-write layer at its `merged` directory.
+    pub(crate) fn mount(&self, id: &str, label: &str, is_volatile: bool) -> Result<PathBuf, PathError> {
+        self.ensure_private_home()?;
+        let directory = self.layer_dir(id);
+        let merged = directory.join("merged");
+        match DirBuilder::new().mode(0o700).create(&merged) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(PathError::new("make directory", &merged)(error));
+            }
+            _ => {}
+        }
+        // Left by an unclean end of the machine; the kernel then refuses the upper directory.
+        let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
+        let lowers = self.lowers(id)?;
+        let (flags, mut options) = mount_options(&self.mountopt);
+        if is_volatile {
+            options.push("volatile".to_owned());
+        }
+        if !label.is_empty() {
+            options.push(format!("context=\"{label}\""));
+        }
+        let call = MountCall { lowers: &lowers, directory: &directory, merged: &merged, options: &options, flags };
+        fault::step("mount").map_err(PathError::new("mount", &merged))?;
+        call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged))?;
+        Ok(merged)
+    }
+
+    /// The directories below a layer, nearest first; short names that are gone are made again.
+    fn lowers(&self, id: &str) -> Result<Vec<PathBuf>, PathError> {
+        let directory = self.layer_dir(id);
+        let path = directory.join("lower");
+        let text = match read_small(&path) {
+            Ok(text) => text,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+                return Ok(vec![directory.join("empty")]);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut lowers = Vec::new();
+        for short in text.trim().split(':').filter(|short| !short.is_empty()) {
+            let is_short = short.strip_prefix("l/").is_some_and(|link| {
+                !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            });
+            if !is_short {
+                return Err(PathError::new("read", path)(io::Error::from(io::ErrorKind::InvalidData)));
+            }
+            lowers.push(self.home.join(short));
+        }
+        if lowers.iter().any(|lower| !lower.exists()) {
+            self.repair_links()?;
+        }
+        Ok(lowers)
+    }
+
+    /// Makes missing short names again from the `link` files, and removes those that lead nowhere.
+    pub(crate) fn repair_links(&self) -> Result<(), PathError> {
+        let list = |path: &Path| std::fs::read_dir(path).map_err(PathError::new("list", path));
+        let links = self.home.join("l");
+        for entry in list(&links)?.flatten() {
+            let path = entry.path();
+            if std::fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        for entry in list(&self.home)?.flatten() {
+            let Ok(id) = entry.file_name().into_string() else { continue };
+            if domain::id::LayerId::parse(&id).is_err() {
+                continue;
+            }
+            let Ok(link) = read_small(&entry.path().join("link")) else { continue };
+            let link = link.trim();
+            if !link.is_empty()
+                && link.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && !links.join(link).exists()
+            {
+                self.link(link, &id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes away everything that is mounted exactly at `path`, in use or not; fine if nothing is.
+pub(crate) fn unmount_all(path: &Path) -> Result<(), PathError> {
+    /// Mounts on top of one another that are taken away; more are somebody's mistake elsewhere.
+    const STACKED_MAX: usize = 16;
+    for _ in 0..STACKED_MAX {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Not a mount point, or not there.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(PathError::new("unmount", path)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Splits options into those the kernel takes as flags and those overlay takes as text.
+fn mount_options(options: &[String]) -> (MountFlags, Vec<String>) {
+    let mut flags = MountFlags::empty();
+    let mut texts = Vec::new();
+    for option in options {
+        match option.as_str() {
+            "nodev" => flags |= MountFlags::NODEV,
+            "nosuid" => flags |= MountFlags::NOSUID,
+            "noexec" => flags |= MountFlags::NOEXEC,
+            "noatime" => flags |= MountFlags::NOATIME,
+            "nodiratime" => flags |= MountFlags::NODIRATIME,
+            "relatime" => flags |= MountFlags::RELATIME,
+            "strictatime" => flags |= MountFlags::STRICTATIME,
+            "sync" => flags |= MountFlags::SYNCHRONOUS,
+            "dirsync" => flags |= MountFlags::DIRSYNC,
+            "ro" => flags |= MountFlags::RDONLY,
+            "dev" => flags -= MountFlags::NODEV,
+            "suid" => flags -= MountFlags::NOSUID,
+            "exec" => flags -= MountFlags::NOEXEC,
+            "rw" => flags -= MountFlags::RDONLY,
+            "defaults" | "async" | "atime" | "diratime" => {}
+            other => texts.push(other.to_owned()),
+        }
+    }
+    (flags, texts)
+}
+
+struct MountCall<'a> {
+    lowers: &'a [PathBuf],
+    directory: &'a Path,
+    merged: &'a Path,
+    options: &'a [String],
+    flags: MountFlags,
+}
+
+impl MountCall<'_> {
+    fn data(&self, lowers: &[PathBuf]) -> String {
+        let mut data = String::from("lowerdir=");
+        for (index, lower) in lowers.iter().enumerate() {
+            if index > 0 {
+                data.push(':');
+            }
+            data.push_str(&lower.to_string_lossy());
+        }
+        for (key, name) in [("upperdir", "diff"), ("workdir", "work")] {
+            data.push_str(&format!(",{key}={}", self.directory.join(name).display()));
+        }
+        for option in self.options {
+            data.push(',');
+            data.push_str(option);
+        }
+        data
+    }
+
+    fn mount(&self, home: &Path) -> io::Result<()> {
+        let data = self.data(self.lowers);
+        if data.len() <= MOUNT_DATA_MAX_BYTES {
+            return self.mount_with(&data);
+        }
+        match self.mount_one_by_one() {
+            // A kernel before 6.8 does not take lower directories one by one.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            other => return Ok(other?),
+        }
+        // The same directories by a shorter path: about a hundred fit a page.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(CWD, home, flags, Mode::empty())?;
+        let short = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle)));
+        let lowers: Vec<PathBuf> =
+            self.lowers.iter().map(|lower| short.join(lower.strip_prefix(home).unwrap_or(lower))).collect();
+        let data = self.data(&lowers);
+        if data.len() > MOUNT_DATA_MAX_BYTES {
+            return Err(io::Error::other("more layers than this kernel mounts"));
+        }
+        self.mount_with(&data)
+    }
+
+    fn mount_with(&self, data: &str) -> io::Result<()> {
+        let data = std::ffi::CString::new(data)?;
+        Ok(rustix::mount::mount("overlay", self.merged, "overlay", self.flags, Some(data.as_c_str()))?)
+    }
+
+    /// `fsconfig(2)` with `lowerdir+`, Linux 6.8.
+    fn mount_one_by_one(&self) -> Result<(), rustix::io::Errno> {
+        use rustix::mount::{
+            FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+            fsconfig_set_string, fsmount, fsopen, move_mount,
+        };
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for lower in self.lowers {
+            fsconfig_set_string(context.as_fd(), "lowerdir+", lower)?;
+        }
+        fsconfig_set_string(context.as_fd(), "upperdir", self.directory.join("diff"))?;
+        fsconfig_set_string(context.as_fd(), "workdir", self.directory.join("work"))?;
+        for option in self.options {
+            match option.split_once('=') {
+                Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value.trim_matches('"'))?,
+                None => fsconfig_set_flag(context.as_fd(), option.as_str())?,
+            }
+        }
+        if self.flags.contains(MountFlags::RDONLY) {
+            fsconfig_set_flag(context.as_fd(), "ro")?;
+        }
+        fsconfig_create(context.as_fd())?;
+        let mut attributes = MountAttrFlags::empty();
+        for (flag, attribute) in [
+            (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+            (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+            (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+            (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        ] {
+            if self.flags.contains(flag) {
+                attributes |= attribute;
+            }
+        }
+        let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        move_mount(mount.as_fd(), "", CWD, self.merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_texts_are_told_apart() {
+        let options: Vec<String> = ["nodev", "metacopy=on", "nosuid", "dev"].map(str::to_owned).to_vec();
+        let (flags, texts) = mount_options(&options);
+        assert_eq!(flags, MountFlags::NOSUID);
+        assert_eq!(texts, ["metacopy=on"]);
+    }
+}

@@ -1,57 +1,210 @@
-//! The store.
-#![allow(clippy::missing_errors_doc, unused_variables, missing_docs, dead_code)]
-use std::io::{self, Read};
-use std::path::PathBuf;
+//! The store: where its parts are, and how it is opened.
+//!
+//! Locks are always taken in the order layers, images, containers; mount counts come last.
 
-use domain::digest::Digest;
-use domain::id::{ContainerId, ImageId, LayerId};
+use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use crate::error::*;
-use crate::layers::LayerPin;
-use crate::options::{OptionsError, StoreOptions};
-use crate::stage::StagedLayer;
-use crate::table::RecordsError;
-use crate::types::*;
+use domain::id::{ContainerId, LayerId};
+use durable::Durability;
 
-/// The store.
+use crate::error::{OpenError, PathError};
+use crate::options::{DevicePolicy, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
+use crate::overlay::Overlay;
+use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
+use crate::staging::Staging;
+use crate::table::{Table, TableFile};
+
+/// Index of the file with records that survive a loss of power.
+pub(crate) const STABLE: usize = 0;
+/// Index of the file with those that need not.
+pub(crate) const VOLATILE: usize = 1;
+
+/// Permission bits the store's directories may have: of others, only the right to pass, which some configurations
+/// need for user namespaces.
+const DIRECTORY_MODE_MASK: u32 = 0o711;
+
+/// Drivers whose directories tell that a root was made by them.
+const OTHER_DRIVERS: [&str; 5] = ["vfs", "btrfs", "zfs", "aufs", "devicemapper"];
+
+/// Images, layers and containers beneath one graph root.
+///
+/// All calls block, may be made from any thread, and see what other tools changed in between.
 #[derive(Debug)]
-pub struct Store { root: PathBuf, runroot: PathBuf }
-
-fn early() -> RecordsError {
-    RecordsError::Read { path: PathBuf::new(), source: io::Error::from(io::ErrorKind::Unsupported) }
+pub struct Store {
+    root: PathBuf,
+    runroot: PathBuf,
+    devices: DevicePolicy,
+    volatile_mounts: VolatileMounts,
+    transient: Transient,
+    pub(crate) overlay: Overlay,
+    staging: Staging,
+    pub(crate) layers: Table<LayerRecord>,
+    pub(crate) images: Table<ImageRecord>,
+    pub(crate) containers: Table<ContainerRecord>,
+    pub(crate) mounts: Table<MountRecord>,
+    pub(crate) pins: Arc<Mutex<HashMap<LayerId, usize>>>,
 }
 
 impl Store {
-    pub fn open(options: StoreOptions) -> Result<Store, OpenError> { Err(OpenError::Options(OptionsError::Driver(options.driver))) }
-    pub fn root(&self) -> &std::path::Path { &self.root }
-    pub fn runroot(&self) -> &std::path::Path { &self.runroot }
-    pub fn driver(&self) -> &'static str { "overlay" }
-    pub fn images(&self) -> Result<Vec<Image>, RecordsError> { Err(early()) }
-    /// By id, unique beginning of one (3 or more hexadecimal characters), or exact normalised name.
-    pub fn find_image(&self, key: &str) -> Result<Option<Image>, FindImageError> { Err(FindImageError::Records { key: key.into(), source: early() }) }
-    pub fn image_big_data(&self, image: &ImageId, key: &str) -> Result<Vec<u8>, BigDataError> { Err(BigDataError::NoImage { image: image.clone() }) }
-    pub fn image_manifest(&self, image: &ImageId) -> Result<Vec<u8>, BigDataError> { Err(BigDataError::NoImage { image: image.clone() }) }
-    pub fn image_config(&self, image: &ImageId) -> Result<Vec<u8>, BigDataError> { Err(BigDataError::NoImage { image: image.clone() }) }
-    pub fn put_image(&self, new: NewImage) -> Result<(), PutImageError> { Err(PutImageError::Records { image: new.id, source: early() }) }
-    /// Takes a name from its image, which it returns; the image stays, even without names.
-    pub fn untag(&self, name: &str) -> Result<Option<ImageId>, RecordsError> { Err(early()) }
-    /// Unknown images are removed already.
-    pub fn remove_image(&self, image: &ImageId) -> Result<(), RemoveImageError> { Err(RemoveImageError::Records { image: image.clone(), source: early() }) }
-    pub fn find_layer(&self, parent: Option<&LayerId>, diff_id: &Digest) -> Result<Option<LayerPin>, RecordsError> { Err(early()) }
-    pub fn stage_layer(&self, source: impl Read, options: StageOptions) -> Result<StagedLayer, StageError> { Err(StageError::UnsupportedCompression("any")) }
-    pub fn commit_layer(&self, staged: StagedLayer, parent: Option<&LayerId>, expected: &ExpectedLayer) -> Result<LayerPin, CommitLayerError> { Err(CommitLayerError::Records(early())) }
-    /// After a failed pull: `true` if it was there and nothing used it.
-    pub fn remove_layer_if_unused(&self, layer: &LayerId) -> Result<bool, RemoveLayerError> { Err(RemoveLayerError::Records { layer: layer.clone(), source: early() }) }
-    pub fn create_container(&self, new: NewContainer) -> Result<Container, CreateContainerError> { Err(CreateContainerError::Exists { container: new.id }) }
-    pub fn containers(&self) -> Result<Vec<Container>, RecordsError> { Err(early()) }
-    pub fn container(&self, container: &ContainerId) -> Result<Option<Container>, RecordsError> { Err(early()) }
-    pub fn mount(&self, container: &ContainerId) -> Result<PathBuf, MountError> { Err(MountError::NoContainer { container: container.clone() }) }
-    pub fn mounted_path(&self, container: &ContainerId) -> Result<Option<PathBuf>, MountError> { Err(MountError::NoContainer { container: container.clone() }) }
-    pub fn unmount(&self, container: &ContainerId) -> Result<(), MountError> { Err(MountError::NoContainer { container: container.clone() }) }
-    /// Idempotent.
-    pub fn remove_container(&self, container: &ContainerId) -> Result<(), RemoveContainerError> { Err(RemoveContainerError::Records { container: container.clone(), source: early() }) }
-    pub fn container_dir(&self, container: &ContainerId) -> PathBuf { self.root.join("overlay-containers").join(container.as_str()).join("userdata") }
-    pub fn container_run_dir(&self, container: &ContainerId) -> PathBuf { self.runroot.join("overlay-containers").join(container.as_str()).join("userdata") }
-    pub fn layer_usage(&self, container: &ContainerId) -> Result<Usage, UsageError> { Err(UsageError::NoContainer { container: container.clone() }) }
-    pub fn usage(&self) -> Result<StoreUsage, UsageError> { Err(UsageError::Records(early())) }
+    /// Opens the store, making what is absent, and removes what a crash left: layers never finished, directories no
+    /// record mentions, read-write layers without a container.
+    ///
+    /// Nothing another tool is working on is touched: everything is done under the locks the field has for it.
+    pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        check_driver(&options.driver).map_err(OpenError::Options)?;
+        let overlay_options = OverlayOptions::parse(&options.driver_options).map_err(OpenError::Options)?;
+        let StoreOptions { root, runroot, .. } = options;
+        for path in [&root, &runroot] {
+            // Separators of overlay's mount options; the field does not escape them either.
+            let text = path.to_str().unwrap_or_default();
+            if !path.is_absolute() || text.is_empty() || text.contains([':', ',', '\\', '"']) {
+                let error = io::Error::from(io::ErrorKind::InvalidInput);
+                return Err(OpenError::Path(PathError::new("use as a root", path)(error)));
+            }
+        }
+        if options.driver.is_empty() && !root.join("overlay").exists() {
+            for driver in OTHER_DRIVERS {
+                if root.join(driver).is_dir() {
+                    return Err(OpenError::OtherDriver { root, driver: driver.to_owned() });
+                }
+            }
+        }
+        let made = [&root, &runroot]
+            .into_iter()
+            .flat_map(|base| {
+                let kinds = ["overlay-layers", "overlay-images", "overlay-containers"];
+                std::iter::once(base.clone()).chain(kinds.map(|kind| base.join(kind)))
+            })
+            .chain([root.join("overlay")])
+            .filter(|path| *path != runroot.join("overlay-images"));
+        for path in made {
+            private_dir(&path).map_err(OpenError::Path)?;
+        }
+        let overlay =
+            Overlay::open(root.join("overlay"), overlay_options.mountopt, overlay_options.skip_mount_home)
+                .map_err(OpenError::Path)?;
+        let (staging, leftovers) = Staging::open(overlay.home()).map_err(OpenError::Path)?;
+        let volatile_root = match options.transient {
+            Transient::No => &root,
+            Transient::Yes => &runroot,
+        };
+        let stable = |path| TableFile { path, durability: Durability::Durable };
+        let volatile = |path| TableFile { path, durability: Durability::Volatile };
+        let layers = Table::open(
+            &root.join("overlay-layers/layers.lock"),
+            vec![
+                stable(root.join("overlay-layers/layers.json")),
+                volatile(volatile_root.join("overlay-layers/volatile-layers.json")),
+            ],
+        );
+        let images = Table::open(
+            &root.join("overlay-images/images.lock"),
+            vec![stable(root.join("overlay-images/images.json"))],
+        );
+        let containers = Table::open(
+            &volatile_root.join("overlay-containers/containers.lock"),
+            vec![
+                stable(root.join("overlay-containers/containers.json")),
+                volatile(volatile_root.join("overlay-containers/volatile-containers.json")),
+            ],
+        );
+        let mounts = Table::open(
+            &runroot.join("overlay-layers/mountpoints.lock"),
+            vec![volatile(runroot.join("overlay-layers/mountpoints.json"))],
+        );
+        let store = Self {
+            layers: layers.map_err(OpenError::Records)?,
+            images: images.map_err(OpenError::Records)?,
+            containers: containers.map_err(OpenError::Records)?,
+            mounts: mounts.map_err(OpenError::Records)?,
+            devices: options.devices,
+            volatile_mounts: options.volatile_mounts,
+            transient: options.transient,
+            root,
+            runroot,
+            overlay,
+            staging,
+            pins: Arc::default(),
+        };
+        store.recover(leftovers).map_err(OpenError::Records)?;
+        Ok(store)
+    }
+
+    /// The graph root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The run root.
+    #[must_use]
+    pub fn runroot(&self) -> &Path {
+        &self.runroot
+    }
+
+    /// Name of the graph driver, by which directories are called.
+    #[must_use]
+    pub fn driver(&self) -> &'static str {
+        "overlay"
+    }
+
+    /// The engine's own directory of a container, which lasts: `<root>/overlay-containers/<id>/userdata`.
+    #[must_use]
+    pub fn container_dir(&self, container: &ContainerId) -> PathBuf {
+        self.container_base(container).join("userdata")
+    }
+
+    /// The engine's own directory of a container, gone after a reboot: the bundle.
+    #[must_use]
+    pub fn container_run_dir(&self, container: &ContainerId) -> PathBuf {
+        self.container_run_base(container).join("userdata")
+    }
+
+    pub(crate) fn container_base(&self, container: &ContainerId) -> PathBuf {
+        self.root.join("overlay-containers").join(container.as_str())
+    }
+
+    pub(crate) fn container_run_base(&self, container: &ContainerId) -> PathBuf {
+        self.runroot.join("overlay-containers").join(container.as_str())
+    }
+
+    pub(crate) fn layers_dir(&self) -> PathBuf {
+        self.root.join("overlay-layers")
+    }
+
+    pub(crate) fn images_dir(&self) -> PathBuf {
+        self.root.join("overlay-images")
+    }
+
+    pub(crate) fn staging(&self) -> &Staging {
+        &self.staging
+    }
+
+    pub(crate) fn devices(&self) -> DevicePolicy {
+        self.devices
+    }
+
+    pub(crate) fn volatile_mounts(&self) -> VolatileMounts {
+        self.volatile_mounts
+    }
+
+    pub(crate) fn transient(&self) -> Transient {
+        self.transient
+    }
+}
+
+/// Makes a directory nobody else can look into, or takes from others what they should not have.
+fn private_dir(path: &Path) -> Result<(), PathError> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(PathError::new("make directory", path))?;
+    let mode = std::fs::metadata(path).map_err(PathError::new("look at", path))?.permissions().mode() & 0o7777;
+    if mode & !DIRECTORY_MODE_MASK != 0 {
+        let tightened = std::fs::Permissions::from_mode(mode & DIRECTORY_MODE_MASK);
+        std::fs::set_permissions(path, tightened).map_err(PathError::new("set mode of", path))?;
+    }
+    Ok(())
 }

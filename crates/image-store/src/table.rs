@@ -212,6 +212,11 @@ impl<R: Record> Guard<'_, R> {
         self.iter().find(|row| row.names().iter().any(|own| own == name))
     }
 
+    /// How many files the table has.
+    pub(crate) fn files(&self) -> usize {
+        self.state.rows.len()
+    }
+
     /// The rows of one file, for changing; [`Guard::save`] must follow.
     pub(crate) fn rows_mut(&mut self, file: usize) -> &mut Vec<R> {
         self.dirty = true;
