@@ -5,14 +5,16 @@
 
 /// Which of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
 /// Whether what was written ends here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub enum Extent {
     /// The writer's line goes on in the next entry of the stream.
     Partial,
     /// The writer ended the line here.
@@ -21,19 +23,21 @@ pub(crate) enum Extent {
 
 /// An entry, borrowed from the bytes it was parsed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogLine<'a> {
+pub struct LogLine<'a> {
     /// As written, RFC 3339 with nanoseconds.
-    pub(crate) time: &'a str,
-    pub(crate) stream: Stream,
-    pub(crate) extent: Extent,
+    pub time: &'a str,
+    /// Which output it was written to.
+    pub stream: Stream,
+    /// Whether it ends a line.
+    pub extent: Extent,
     /// What the container wrote, without a line end.
-    pub(crate) content: &'a [u8],
+    pub content: &'a [u8],
 }
 
 /// Makes an entry of one line without its line end; nothing if it is not of the format.
 ///
 /// Takes any bytes: a fuzz entry point.
-pub(crate) fn parse(line: &[u8]) -> Option<LogLine<'_>> {
+pub fn parse(line: &[u8]) -> Option<LogLine<'_>> {
     let mut parts = line.splitn(4, |&byte| byte == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
     if !is_time(time) {
