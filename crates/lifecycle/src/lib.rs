@@ -1,1 +1,55 @@
-//! lifecycle
+//! The life of sandboxes, containers and images on this node: the order of steps, their undoing, and what a restart
+//! repairs.
+//!
+//! Promises: every change is one operation keyed by its object and owned here, not by whoever asked; asking again joins
+//! it; hanging up tears nothing. What fails is undone, newest step first. A daemon that starts up finishes or undoes what
+//! an earlier one left. No lock is held across anything that can block others for long.
+//! Must not know: protobuf, gRPC codes, how adapters do their work.
+//! Begin reading at [`Node`], then `run_sandbox`, `create_container`, `ends` and `restore`.
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod cgroups;
+mod clock;
+mod container;
+mod create_container;
+mod ends;
+mod exec_sync;
+mod facts;
+mod handler;
+mod image;
+mod in_flight;
+mod infra;
+mod mounts;
+mod node;
+mod objects;
+mod pull_image;
+mod remove_container;
+mod remove_sandbox;
+mod reopen_log;
+mod restore;
+mod run_sandbox;
+mod sandbox;
+mod sandbox_files;
+mod start_container;
+mod stop_container;
+mod stop_sandbox;
+mod undo;
+
+pub use container::{Container, ContainerImage, ContainerUser};
+pub use create_container::CreateContainerError;
+pub use exec_sync::{ExecSyncEnd, ExecSyncError};
+pub use image::{
+    ImageFsUsage, ImageLookup, ImageStatus, ImagesError, RemoveImageError, ResolveNameError,
+};
+pub use node::{HandlerStatus, Node, NodeStatus, OpenNodeError, RegistryFiles};
+pub use objects::LookupError;
+pub use pull_image::PullImageError;
+pub use remove_container::RemoveContainerError;
+pub use remove_sandbox::RemoveSandboxError;
+pub use reopen_log::ReopenLogError;
+pub use run_sandbox::RunSandboxError;
+pub use sandbox::Sandbox;
+pub use start_container::StartContainerError;
+pub use stop_container::{Grace, StopContainerError};
+pub use stop_sandbox::StopSandboxError;

@@ -1,0 +1,106 @@
+//! The runtime handlers of the configuration, ready to be used.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use config::{Config, MonitorCgroup, RuntimeType};
+use domain::spec::HandlerFacts;
+use runtime_client::RuntimeHandler;
+use runtime_client::features::Features;
+
+/// One handler: how to drive it, what it can do, where its monitors live.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    pub(crate) runtime: RuntimeHandler,
+    pub(crate) features: Features,
+    pub(crate) facts: HandlerFacts,
+    pub(crate) monitor_cgroup: MonitorCgroup,
+    pub(crate) default_annotations: BTreeMap<String, String>,
+    pub(crate) allowed_annotations: Vec<String>,
+}
+
+/// All handlers by name.
+#[derive(Debug)]
+pub(crate) struct Handlers {
+    by_name: BTreeMap<String, Arc<Handler>>,
+    default: Arc<Handler>,
+}
+
+impl Handlers {
+    /// Looks at every configured handler and asks its runtime what it can do.
+    ///
+    /// A handler that cannot be used is left out with a warning; without the default one there is no daemon.
+    pub(crate) async fn find(config: &Config) -> Result<Self, String> {
+        let mut by_name = BTreeMap::new();
+        for (name, configured) in &config.runtime.runtimes {
+            match Handler::new(config, name, configured).await {
+                Ok(handler) => {
+                    by_name.insert(name.clone(), Arc::new(handler));
+                }
+                Err(reason) if *name == config.runtime.default_runtime => {
+                    return Err(format!("default runtime handler {name:?}: {reason}"));
+                }
+                Err(reason) => tracing::warn!(handler = %name, reason, "leaving out a runtime handler"),
+            }
+        }
+        let default = by_name
+            .get(&config.runtime.default_runtime)
+            .cloned()
+            .ok_or_else(|| format!("default runtime handler {:?} is not configured", config.runtime.default_runtime))?;
+        Ok(Self { by_name, default })
+    }
+
+    /// The handler of a request; an empty name is the default.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Handler>> {
+        if name.is_empty() { Some(&self.default) } else { self.by_name.get(name) }
+    }
+
+    pub(crate) fn default(&self) -> &Arc<Handler> {
+        &self.default
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Handler>)> {
+        self.by_name.iter().map(|(name, handler)| (name.as_str(), handler))
+    }
+}
+
+impl Handler {
+    async fn new(config: &Config, name: &str, configured: &config::RuntimeHandler) -> Result<Self, String> {
+        if configured.runtime_type != RuntimeType::Oci {
+            return Err(format!("runtime_type {:?} is not supported yet", configured.runtime_type.as_str()));
+        }
+        let runtime = RuntimeHandler {
+            name: name.to_owned(),
+            runtime: configured.runtime_path.clone().ok_or("its runtime was not found")?,
+            root: configured.runtime_root.clone(),
+            monitor: configured.monitor_path.clone().ok_or("no monitor was found")?,
+            monitor_env: configured.monitor_env.clone(),
+            has_systemd_cgroup: config.runtime.cgroup_manager == config::CgroupManager::Systemd,
+            exits_dir: config.runtime.container_exits_dir.clone(),
+            socket_dir: config.runtime.container_attach_socket_dir.clone(),
+            create_limit: configured.container_create_timeout,
+            log_level: config.runtime.log_level.as_str().to_owned(),
+            log_size_max_bytes: config.runtime.log_size_max.map(config::ByteCount::bytes),
+            has_journal_log: config.runtime.log_to_journald,
+            has_no_sync_log: configured.no_sync_log,
+            has_no_pivot: config.runtime.no_pivot,
+        };
+        let version = runtime.version().await.map_err(|error| crate::undo::chain(&error))?;
+        let features = runtime.features().await;
+        tracing::info!(handler = %name, runtime = %runtime.runtime.display(), version, "using runtime handler");
+        let facts = HandlerFacts {
+            has_recursive_read_only: features.has_recursive_read_only,
+            has_id_mapped_mounts: features.has_idmapped_mounts,
+            container_min_memory_bytes: i64::try_from(configured.container_min_memory.bytes()).unwrap_or(i64::MAX),
+            has_no_host_devices_when_privileged: configured.privileged_without_host_devices,
+        };
+        Ok(Self {
+            runtime,
+            features,
+            facts,
+            monitor_cgroup: configured.monitor_cgroup.clone(),
+            default_annotations: configured.default_annotations.clone(),
+            allowed_annotations: configured.allowed_annotations.clone(),
+        })
+    }
+}

@@ -1,0 +1,349 @@
+//! The node: everything the daemon holds, and how it is opened.
+
+use std::collections::HashSet;
+use std::io;
+use std::mem::Discriminant;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use config::Config;
+use domain::id::{ContainerId, SandboxId};
+use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
+use image_store::Store;
+use network::{HostPorts, Network};
+use runtime_client::features::Features;
+use thiserror::Error;
+
+use crate::cgroups::Cgroups;
+use crate::container::Container;
+use crate::create_container::CreateContainerError;
+use crate::handler::Handlers;
+use crate::in_flight::InFlight;
+use crate::objects::{LookupError, Objects};
+use crate::pull_image::{PullImageError, PullKey};
+use crate::remove_container::RemoveContainerError;
+use crate::remove_sandbox::RemoveSandboxError;
+use crate::run_sandbox::RunSandboxError;
+use crate::sandbox::Sandbox;
+use crate::start_container::StartContainerError;
+use crate::stop_sandbox::StopSandboxError;
+use crate::{blocking, clock, facts};
+
+/// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
+const CNI_CACHE: &str = "/var/lib/cni/results";
+
+/// Why the node could not be opened. Nothing serves until it is.
+#[derive(Debug, Error)]
+pub enum OpenNodeError {
+    /// A directory the daemon needs.
+    #[error("create directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The store.
+    #[error("open the store at {root}")]
+    Store {
+        /// Its root.
+        root: PathBuf,
+        #[source]
+        /// What failed.
+        source: image_store::OpenError,
+    },
+    /// The default handler is unusable.
+    #[error("{0}")]
+    Handlers(String),
+    /// No way to map host ports.
+    #[error("find a way to map host ports")]
+    HostPorts(#[source] network::DetectError),
+    /// cgroups cannot be used.
+    #[error("use cgroups")]
+    Cgroups(#[source] std::io::Error),
+    /// The registry client's files are damaged.
+    #[error("set up the registry client")]
+    Registries(#[source] image_pull::registries::RegistriesError),
+    /// The exits directory cannot be watched.
+    #[error(transparent)]
+    Exits(#[from] runtime_client::exits::WatchExitsError),
+    /// What earlier daemons left cannot be read.
+    #[error("read the sandboxes and containers of the store")]
+    Restore(#[source] image_store::RecordsError),
+}
+
+/// Where registry configuration is, when not in its usual places.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryFiles {
+    /// `registries.conf`.
+    pub registries_conf: Option<PathBuf>,
+    /// Its drop-in directory.
+    pub registries_conf_dir: Option<PathBuf>,
+}
+
+/// What the CRI's Status tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Why the network is not ready, if it is not.
+    pub network_problem: Option<String>,
+    /// Handlers by name, the default one under the empty name too.
+    pub handlers: Vec<(String, HandlerStatus)>,
+}
+
+/// What a handler can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandlerStatus {
+    /// Mounts that are read-only all the way down.
+    pub has_recursive_read_only: bool,
+    /// User namespaces of pods.
+    pub has_user_namespaces: bool,
+}
+
+/// The node. One a daemon; everything behind it may be rebuilt from disk and kernel.
+pub struct Node {
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) network: Network,
+    pub(crate) host_ports: Option<HostPorts>,
+    pub(crate) registry: image_pull::Client,
+    pub(crate) handlers: Handlers,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) facts: NodeFacts,
+    pub(crate) spec_defaults: SpecDefaults,
+    /// What the machine cannot give, said once a kind.
+    said: Mutex<HashSet<Discriminant<Clamp>>>,
+    pub(crate) objects: Objects,
+    pub(crate) runs: InFlight<String, SandboxId, RunSandboxError>,
+    pub(crate) sandbox_stops: InFlight<SandboxId, (), StopSandboxError>,
+    pub(crate) sandbox_removals: InFlight<SandboxId, (), RemoveSandboxError>,
+    pub(crate) creates: InFlight<String, ContainerId, CreateContainerError>,
+    pub(crate) starts: InFlight<ContainerId, (), StartContainerError>,
+    pub(crate) removals: InFlight<ContainerId, (), RemoveContainerError>,
+    pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
+    _network_watch: network::Watch,
+}
+
+impl Node {
+    /// Opens the store, finds handlers and network, and finishes or undoes what an earlier daemon left.
+    pub async fn open(config: Config, registries: RegistryFiles) -> Result<Arc<Self>, OpenNodeError> {
+        let config = Arc::new(config);
+        make_directories(&config)?;
+        let cgroups = Cgroups::detect(config.runtime.cgroup_manager).map_err(OpenNodeError::Cgroups)?;
+        let store = {
+            let options = image_store::StoreOptions {
+                root: config.root.root.clone(),
+                runroot: config.root.runroot.clone(),
+                driver: config.root.storage_driver.as_str().to_owned(),
+                driver_options: config.root.storage_option.clone(),
+                ..image_store::StoreOptions::default()
+            };
+            let root = config.root.root.clone();
+            blocking::run("open store", move || Store::open(options))
+                .await
+                .map_err(|source| OpenNodeError::Store { root, source })?
+        };
+        let handlers = Handlers::find(&config).await.map_err(OpenNodeError::Handlers)?;
+        let network = Network::new(network::NetworkOptions {
+            conf_dir: config.network.network_dir.clone(),
+            plugin_dirs: config.network.plugin_dirs.clone(),
+            default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
+            cache_dir: CNI_CACHE.into(),
+            status_grace: config.network.cni_status_grace_period,
+        });
+        let network_watch = network.spawn_watch();
+        let host_ports = if config.runtime.disable_hostport_mapping {
+            None
+        } else {
+            Some(HostPorts::detect().await.map_err(OpenNodeError::HostPorts)?)
+        };
+        let registry = registry_client(&config, registries).map_err(OpenNodeError::Registries)?;
+        let node_facts = {
+            let version = cgroups.version();
+            blocking::run("look at the machine", move || facts::gather(version)).await
+        };
+        let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
+        let node = Arc::new(Self {
+            store: Arc::new(store),
+            network,
+            host_ports,
+            registry,
+            handlers,
+            cgroups,
+            facts: node_facts,
+            spec_defaults: spec_defaults(&config),
+            said: Mutex::default(),
+            objects: Objects::default(),
+            runs: InFlight::default(),
+            sandbox_stops: InFlight::default(),
+            sandbox_removals: InFlight::default(),
+            creates: InFlight::default(),
+            starts: InFlight::default(),
+            removals: InFlight::default(),
+            pulls: InFlight::default(),
+            config,
+            _network_watch: network_watch,
+        });
+        node.restore().await.map_err(OpenNodeError::Restore)?;
+        tokio::spawn(Arc::clone(&node).follow_exits(exits));
+        node.collect_network_garbage();
+        Ok(node)
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the node can run pods, and with what.
+    pub async fn status(&self) -> NodeStatus {
+        let network_problem = self.network.status().await.err().map(|problem| problem.to_string());
+        let describe = |features: Features| HandlerStatus {
+            has_recursive_read_only: features.has_recursive_read_only,
+            // Refused by the spec's assembly until user namespaces of pods exist.
+            has_user_namespaces: false,
+        };
+        let mut handlers = vec![(String::new(), describe(self.handlers.default().features))];
+        handlers.extend(self.handlers.iter().map(|(name, handler)| (name.to_owned(), describe(handler.features))));
+        NodeStatus { network_problem, handlers }
+    }
+
+    /// Every sandbox, in the order of ids.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.objects.sandboxes()
+    }
+
+    /// Every container but infra containers, in the order of ids.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.objects.containers().into_iter().filter(|container| !container.is_infra()).collect()
+    }
+
+    /// The sandbox whose id is, or uniquely begins with, `id`.
+    pub fn find_sandbox(&self, id: &str) -> Result<Arc<Sandbox>, LookupError> {
+        self.objects.find_sandbox(id)
+    }
+
+    /// The container whose id is, or uniquely begins with, `id`.
+    pub fn find_container(&self, id: &str) -> Result<Arc<Container>, LookupError> {
+        self.objects.find_container(id)
+    }
+
+    /// The runtime spec of a container or infra container, as text; `None` when its record is gone.
+    pub async fn runtime_spec(&self, directory_of: &ContainerId) -> Option<String> {
+        let directory = self.store.container_dir(directory_of);
+        blocking::run("read spec", move || state_store::spec::load_spec_text(&directory)).await.ok().flatten()
+    }
+
+    /// Once the network is ready, plugins give back what belongs to no sandbox any more.
+    fn collect_network_garbage(self: &Arc<Self>) {
+        /// A day: a node whose network never comes up has no garbage to collect either.
+        const READY_LIMIT: Duration = Duration::from_secs(24 * 3600);
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            if node.network.wait_ready(READY_LIMIT).await.is_err() {
+                return;
+            }
+            let valid: Vec<SandboxId> = node.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
+            if let Err(error) = node.network.gc(&valid).await {
+                tracing::warn!(error = %crate::undo::chain(&error), "collecting garbage of the network failed");
+            }
+        });
+    }
+
+    /// Tells the operator what the machine cannot give, each kind once in the daemon's life.
+    pub(crate) fn say_once(&self, clamped: &[Clamp]) {
+        for clamp in clamped {
+            let kind = std::mem::discriminant(clamp);
+            if self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(kind) {
+                tracing::warn!("{clamp}");
+            }
+        }
+    }
+
+    pub(crate) fn now(&self) -> domain::time::Timestamp {
+        clock::now()
+    }
+}
+
+/// The daemon's own directories. Those that hold other people's data are closed to everybody else.
+fn make_directories(config: &Config) -> Result<(), OpenNodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let runtime = &config.runtime;
+    for (path, mode) in [
+        (&config.root.log_dir, 0o700),
+        (&runtime.container_exits_dir, 0o755),
+        (&runtime.container_attach_socket_dir, 0o755),
+        (&runtime.namespaces_dir, 0o755),
+    ] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|source| OpenNodeError::Directory { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+fn registry_client(
+    config: &Config,
+    files: RegistryFiles,
+) -> Result<image_pull::Client, image_pull::registries::RegistriesError> {
+    let mut registries = image_pull::registries::RegistriesOptions {
+        short_name_mode: Some(match config.image.short_name_mode {
+            config::ShortNameMode::Enforcing => image_pull::registries::ShortNameMode::Enforcing,
+            config::ShortNameMode::Disabled => image_pull::registries::ShortNameMode::Disabled,
+        }),
+        ..Default::default()
+    };
+    if let Some(file) = files.registries_conf {
+        registries.main_files = vec![file];
+    }
+    if let Some(directory) = files.registries_conf_dir {
+        registries.drop_in_directory = Some(directory);
+    }
+    let options = image_pull::ClientOptions {
+        registries,
+        proxy: image_pull::ProxyOptions::from_environment(),
+        ..Default::default()
+    };
+    let (client, warnings) = image_pull::Client::new(&options)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(client)
+}
+
+/// What the configuration adds to every container.
+fn spec_defaults(config: &Config) -> SpecDefaults {
+    let runtime = &config.runtime;
+    let devices = runtime.additional_devices.iter().filter_map(|device| {
+        let source = std::fs::canonicalize(device.source()).ok()?;
+        let mut node = facts::device_at(&source)?;
+        node.path = device.destination().display().to_string();
+        Some(ResolvedDevice { node, permissions: device.permissions().to_owned() })
+    });
+    SpecDefaults {
+        env: runtime.default_env.clone(),
+        capabilities: runtime.default_capabilities.clone(),
+        inheritable: if runtime.add_inheritable_capabilities { Inheritable::SameAsOthers } else { Inheritable::Empty },
+        ulimits: runtime
+            .default_ulimits
+            .iter()
+            .map(|limit| domain::spec::Ulimit {
+                name: limit.rlimit_name(),
+                soft: limit.soft(),
+                hard: limit.hard(),
+            })
+            .collect(),
+        pids_limit: runtime.pids_limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(-1),
+        is_read_only: runtime.read_only,
+        devices: devices.collect(),
+        is_device_owner_from_security_context: runtime.device_ownership_from_security_context,
+        apparmor_profile: None,
+        is_selinux_off_for_host_network: runtime.hostnetwork_disable_selinux,
+    }
+}

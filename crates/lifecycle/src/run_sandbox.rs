@@ -1,0 +1,653 @@
+//! RunPodSandbox: from a request to a ready sandbox.
+//!
+//! Steps, and what a restart does in each gap (`restore` carries it out):
+//!
+//! ```text
+//! names reserved            in memory only: nothing to do
+//! store record, intent      record with intent "creating": undo everything below, by id
+//! namespaces pinned         pins are named after the id
+//! CNI ADD, host ports       libcni's cache and the rules carry the id
+//! files, cgroup             beneath directories that carry the id; the cgroup's parent is in the intent
+//! infra container           the runtime knows it by the id
+//! config.json, state.json   still "creating"
+//! intent cleared            ready: kept
+//! ```
+
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::id::SandboxId;
+use domain::name;
+use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
+use domain::security::NamespaceMode;
+use domain::spec::{CgroupParent, CgroupPathError, CheckedSysctls, SpecError, SysctlNamespace, check_sysctls};
+use domain::time::Timestamp;
+use image_store::{NewContainer, Volatile};
+use network::{Attachment, CniResult};
+use state_store::intent::{Intent, SandboxIntent};
+use state_store::metadata::RecordMetadata;
+use state_store::state::StoredState;
+use sys::namespace::{Kinds, PinError, Pins, Wanted};
+use thiserror::Error;
+
+use crate::handler::Handler;
+use crate::infra::InfraError;
+use crate::node::Node;
+use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
+use crate::sandbox_files::{self, SandboxFileError};
+use crate::undo::{Undo, Undone};
+use crate::blocking;
+
+/// A node that has just booted gets its network within this; the kubelet's own patience is four minutes.
+const NETWORK_READY_LIMIT: Duration = Duration::from_secs(120);
+/// Interface of every sandbox. Source: CRI-O.
+pub(crate) const INTERFACE: &str = "eth0";
+/// Longest host name the kernel takes.
+const HOSTNAME_MAX_BYTES: usize = 64;
+
+/// Why a sandbox was not made. Everything done so far has been undone.
+#[derive(Debug, Error)]
+pub enum RunSandboxError {
+    /// The handler is not configured.
+    #[error("failed to find runtime handler {handler} from runtime list")]
+    UnknownHandler {
+        /// As asked.
+        handler: String,
+    },
+    /// Something was asked for that this daemon does not do.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// The field.
+        what: String,
+    },
+    /// The pod's cgroup parent does not fit the configured manager.
+    #[error("cgroup parent of sandbox {sandbox}")]
+    CgroupParent {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: CgroupPathError,
+    },
+    /// The host name cannot be set.
+    #[error("hostname {hostname:?} is longer than {HOSTNAME_MAX_BYTES} bytes or not a host name")]
+    Hostname {
+        /// As asked.
+        hostname: String,
+    },
+    /// There is no network to join.
+    #[error("sandbox {sandbox}: network is not ready")]
+    NetworkNotReady {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// Why.
+        source: network::NotReady,
+    },
+    /// No random bytes for an id.
+    #[error("draw an id")]
+    DrawId(#[source] io::Error),
+    /// Another object holds one of its names.
+    #[error("name {name} is reserved for {holder}")]
+    NameReserved {
+        /// The name.
+        name: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The store did not take its record.
+    #[error("record sandbox {sandbox}")]
+    Store {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: image_store::CreateContainerError,
+    },
+    /// A record of it could not be written.
+    #[error("record sandbox {sandbox}")]
+    Record {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: state_store::SaveError,
+    },
+    /// Its namespaces could not be made.
+    #[error("create namespaces of sandbox {sandbox}")]
+    Namespaces {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: PinError,
+    },
+    /// It could not be attached.
+    #[error("failed to create pod network sandbox {sandbox}({id})")]
+    Network {
+        /// The sandbox's name.
+        sandbox: String,
+        /// Its id.
+        id: SandboxId,
+        #[source]
+        /// What failed.
+        source: Box<network::AddError>,
+    },
+    /// Its host ports could not be mapped.
+    #[error("failed to add hostport mapping for sandbox {sandbox}({id})")]
+    HostPorts {
+        /// The sandbox's name.
+        sandbox: String,
+        /// Its id.
+        id: SandboxId,
+        #[source]
+        /// What failed.
+        source: network::HostPortError,
+    },
+    /// A file of it could not be made.
+    #[error("make files of sandbox {sandbox}")]
+    Files {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: SandboxFileError,
+    },
+    /// Its log directory could not be made.
+    #[error("create log directory {path}")]
+    LogDirectory {
+        /// Where.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Its cgroup could not be made.
+    #[error("create cgroup of sandbox {sandbox}")]
+    Cgroup {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The runtime spec could not be assembled.
+    #[error("assemble the runtime spec of sandbox {sandbox}")]
+    Spec {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: SpecError,
+    },
+    /// The runtime spec cannot be written as JSON.
+    #[error("write the runtime spec of sandbox {sandbox}")]
+    SpecJson {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: serde_json::Error,
+    },
+    /// Its infra container did not start.
+    #[error("start the infra container of sandbox {sandbox}")]
+    Infra {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What failed.
+        source: Box<InfraError>,
+    },
+}
+
+/// What is decided before anything is made.
+pub(crate) struct Plan {
+    pub(crate) id: SandboxId,
+    pub(crate) name: String,
+    pub(crate) infra_name: String,
+    pub(crate) config: SandboxConfig,
+    pub(crate) runtime_handler: String,
+    pub(crate) handler: Arc<Handler>,
+    pub(crate) hostname: String,
+    pub(crate) log_directory: PathBuf,
+    pub(crate) is_privileged: bool,
+    pub(crate) created: Timestamp,
+    pub(crate) directory: PathBuf,
+    pub(crate) run_directory: PathBuf,
+}
+
+/// What has been made when the spec is assembled.
+pub(crate) struct Made {
+    pub(crate) namespaces: SandboxNamespaces,
+    pub(crate) network: Option<CniResult>,
+    pub(crate) files: SandboxFiles,
+}
+
+impl Node {
+    /// Makes a sandbox, or joins the making of the same one, or returns the one that exists.
+    pub async fn run_sandbox(
+        self: &Arc<Self>,
+        config: SandboxConfig,
+        runtime_handler: String,
+    ) -> Result<SandboxId, Arc<RunSandboxError>> {
+        let node = Arc::clone(self);
+        let name = name::sandbox_name(&config.metadata);
+        self.runs.join(name, || async move { node.run(config, runtime_handler).await }).await
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        config: SandboxConfig,
+        runtime_handler: String,
+    ) -> Result<SandboxId, RunSandboxError> {
+        let name = name::sandbox_name(&config.metadata);
+        if let Some(existing) = self.objects.holder(&name).and_then(|holder| SandboxId::parse(&holder).ok()) {
+            return Ok(existing);
+        }
+        let plan = self.plan(config, runtime_handler).await?;
+        let mut undo = Undo::default();
+        let result = match self.reserve_names(&plan, &mut undo) {
+            Ok(()) => self.make(&plan, &mut undo).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(sandbox) => {
+                let sandbox = Arc::new(sandbox);
+                if let Some(infra) = &sandbox.infra {
+                    self.objects.insert_container(Arc::clone(infra));
+                    self.follow_init(infra);
+                }
+                self.objects.insert_sandbox(sandbox);
+                undo.forget();
+                tracing::info!(sandbox.id = %plan.id, sandbox.name = plan.name, "sandbox is ready");
+                Ok(plan.id)
+            }
+            Err(error) => {
+                undo.run().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks everything that can be checked before anything is made.
+    async fn plan(&self, config: SandboxConfig, runtime_handler: String) -> Result<Plan, RunSandboxError> {
+        let name = name::sandbox_name(&config.metadata);
+        let handler = self
+            .handlers
+            .get(&runtime_handler)
+            .cloned()
+            .ok_or_else(|| RunSandboxError::UnknownHandler { handler: runtime_handler.clone() })?;
+        let namespaces = &config.security.namespaces;
+        if namespaces.user.as_ref().is_some_and(|user| user.mode == NamespaceMode::Pod) {
+            return Err(RunSandboxError::Unsupported { what: "a user namespace of the pod".to_owned() });
+        }
+        CgroupParent::parse(self.cgroups.kind(), &config.cgroup_parent)
+            .map_err(|source| RunSandboxError::CgroupParent { sandbox: name.clone(), source })?;
+        let is_host_network = namespaces.network == NamespaceMode::Node;
+        let is_privileged = config.security.privileged
+            || is_host_network
+            || namespaces.pid == NamespaceMode::Node
+            || namespaces.ipc == NamespaceMode::Node;
+        if !is_host_network {
+            self.network
+                .wait_ready(NETWORK_READY_LIMIT)
+                .await
+                .map_err(|source| RunSandboxError::NetworkNotReady { sandbox: name.clone(), source })?;
+        }
+        let id = draw_id().map_err(RunSandboxError::DrawId)?;
+        let hostname = hostname(&config, &id, is_host_network)?;
+        let log_directory = match config.log_directory.as_str() {
+            "" => self.config.root.log_dir.join(id.as_str()),
+            given => PathBuf::from(given),
+        };
+        let store_id = infra_id(&id);
+        Ok(Plan {
+            infra_name: name::infra_name(&config.metadata),
+            directory: self.store.container_dir(&store_id),
+            run_directory: self.store.container_run_dir(&store_id),
+            created: self.now(),
+            id,
+            name,
+            config,
+            runtime_handler,
+            handler,
+            hostname,
+            log_directory,
+            is_privileged,
+        })
+    }
+
+    fn reserve_names(self: &Arc<Self>, plan: &Plan, undo: &mut Undo) -> Result<(), RunSandboxError> {
+        for name in [&plan.name, &plan.infra_name] {
+            self.objects
+                .reserve(name, plan.id.as_str())
+                .map_err(|holder| RunSandboxError::NameReserved { name: name.clone(), holder })?;
+            let (node, name, id) = (Arc::clone(self), name.clone(), plan.id.clone());
+            undo.push("release name", move || {
+                node.objects.release(&name, id.as_str());
+                async { Ok(()) }
+            });
+        }
+        Ok(())
+    }
+
+    async fn make(self: &Arc<Self>, plan: &Plan, undo: &mut Undo) -> Result<Sandbox, RunSandboxError> {
+        let pause = self.pause_image(plan).await?;
+        self.record_intent(plan, pause.as_ref().map(|image| image.id.clone()), undo).await?;
+        let namespaces = self.make_namespaces(plan, undo).await?;
+        for (label, step) in self.ways_back(plan) {
+            undo.push(label, step);
+        }
+        let (files, network, cgroup) = tokio::join!(
+            self.make_files(plan),
+            self.attach(plan, &namespaces),
+            self.cgroups.create_sandbox(&plan.config.cgroup_parent, &plan.id),
+        );
+        let made = Made { namespaces, files: files?, network: network? };
+        cgroup.map_err(|source| RunSandboxError::Cgroup { sandbox: plan.name.clone(), source })?;
+        let spec = self.sandbox_spec(plan, &made, pause.as_ref())?;
+        let infra = match pause {
+            Some(image) => Some(
+                self.start_infra(plan, image, spec, undo)
+                    .await
+                    .map_err(|source| RunSandboxError::Infra { sandbox: plan.name.clone(), source: Box::new(source) })?,
+            ),
+            None => {
+                self.record_spec(plan, spec).await?;
+                None
+            }
+        };
+        let directory = plan.directory.clone();
+        blocking::run("record sandbox", move || state_store::intent::clear_intent(&directory))
+            .await
+            .map_err(|source| RunSandboxError::Record { sandbox: plan.name.clone(), source })?;
+        let parts = SandboxParts {
+            id: plan.id.clone(),
+            config: plan.config.clone(),
+            runtime_handler: plan.runtime_handler.clone(),
+            created: plan.created,
+            ips: made.network.map(|result| result.ips).unwrap_or_default(),
+            handler: Arc::clone(&plan.handler),
+            hostname: plan.hostname.clone(),
+            log_directory: plan.log_directory.clone(),
+            namespaces: made.namespaces,
+            files: made.files,
+            infra,
+            directory: plan.directory.clone(),
+            run_directory: plan.run_directory.clone(),
+        };
+        Ok(Sandbox::new(parts, SandboxState::Ready))
+    }
+
+    /// The store's record comes first: from here on a restart finds the sandbox.
+    async fn record_intent(
+        self: &Arc<Self>,
+        plan: &Plan,
+        image: Option<domain::id::ImageId>,
+        undo: &mut Undo,
+    ) -> Result<(), RunSandboxError> {
+        let metadata = RecordMetadata {
+            pod_name: plan.name.clone(),
+            pod_id: plan.id.to_string(),
+            image_name: if image.is_some() { self.config.image.pause_image.clone() } else { String::new() },
+            image_id: image.as_ref().map(ToString::to_string).unwrap_or_default(),
+            name: plan.infra_name.clone(),
+            metadata_name: plan.config.metadata.name.clone(),
+            uid: plan.config.metadata.uid.clone(),
+            namespace: plan.config.metadata.namespace.clone(),
+            mount_label: String::new(),
+            created_at: plan.created.nanos() / 1_000_000_000,
+            attempt: plan.config.metadata.attempt,
+            is_sandbox: true,
+            is_privileged: plan.is_privileged,
+        };
+        let new = NewContainer {
+            id: infra_id(&plan.id),
+            names: vec![plan.infra_name.clone(), plan.name.clone()],
+            image,
+            layer_name: Some(format!("{}-layer", plan.infra_name)),
+            metadata: metadata.to_text(),
+            mount_label: String::new(),
+            process_label: String::new(),
+            volatile: Volatile::Yes,
+        };
+        let intent =
+            SandboxIntent { intent: Intent::Creating, cgroup_parent: plan.config.cgroup_parent.clone() };
+        let (store, directory) = (Arc::clone(&self.store), plan.directory.clone());
+        let (node, id) = (Arc::clone(self), infra_id(&plan.id));
+        undo.push("remove the store's record", move || {
+            let (store, id) = (Arc::clone(&node.store), id.clone());
+            async move { Ok(blocking::run("remove sandbox record", move || store.remove_container(&id)).await?) }
+        });
+        let log_directory = plan.log_directory.clone();
+        blocking::run("record sandbox", move || {
+            let sandbox = new.names[1].clone();
+            store
+                .create_container(new)
+                .map_err(|source| RunSandboxError::Store { sandbox: sandbox.clone(), source })?;
+            state_store::intent::save_intent(&directory, &intent)
+                .map_err(|source| RunSandboxError::Record { sandbox, source })?;
+            make_log_directory(&log_directory)
+        })
+        .await
+    }
+
+    async fn make_namespaces(
+        self: &Arc<Self>,
+        plan: &Plan,
+        undo: &mut Undo,
+    ) -> Result<SandboxNamespaces, RunSandboxError> {
+        let options = &plan.config.security.namespaces;
+        let kinds = Kinds {
+            net: options.network != NamespaceMode::Node,
+            ipc: options.ipc != NamespaceMode::Node,
+            uts: options.network != NamespaceMode::Node,
+        };
+        if !(kinds.net || kinds.ipc || kinds.uts) {
+            return Ok(SandboxNamespaces::default());
+        }
+        let sysctls = self.sysctls(plan, kinds);
+        let (directory, name) = (self.config.runtime.namespaces_dir.clone(), pin_name(&plan.id));
+        let hostname = plan.hostname.clone();
+        let pins = blocking::run("pin namespaces", move || {
+            let wanted = Wanted { kinds, hostname: Some(&hostname), sysctls: &sysctls };
+            sys::namespace::pin(&directory, &name, &wanted)
+        })
+        .await
+        .map_err(|source| RunSandboxError::Namespaces { sandbox: plan.name.clone(), source })?;
+        let Pins { net, ipc, uts } = pins;
+        let namespaces = SandboxNamespaces { network: net, ipc, uts };
+        let paths = namespaces.clone();
+        undo.push("unpin namespaces", move || {
+            let paths = paths.clone();
+            async move { unpin(paths).await }
+        });
+        Ok(namespaces)
+    }
+
+    fn sysctls(&self, plan: &Plan, kinds: Kinds) -> Vec<sys::namespace::Sysctl> {
+        let defaults: Vec<(String, String)> = self
+            .config
+            .runtime
+            .default_sysctls
+            .iter()
+            .map(|sysctl| (sysctl.key().to_owned(), sysctl.value().to_owned()))
+            .collect();
+        let CheckedSysctls { accepted, skipped } =
+            check_sysctls(&defaults, &plan.config.sysctls, !kinds.net, !kinds.ipc);
+        for skipped in skipped {
+            tracing::warn!(sandbox.id = %plan.id, sysctl = skipped.name, reason = %skipped.reason, "skipping a sysctl");
+        }
+        let wanted = accepted.into_iter().filter(|sysctl| match sysctl.namespace() {
+            SysctlNamespace::Network => kinds.net,
+            SysctlNamespace::Ipc => kinds.ipc,
+        });
+        wanted
+            .filter_map(|sysctl| match sys::namespace::Sysctl::parse(&sysctl.path(), sysctl.value()) {
+                Ok(parsed) => Some(parsed),
+                Err(error) => {
+                    tracing::warn!(sandbox.id = %plan.id, sysctl = sysctl.name(), %error, "skipping a sysctl");
+                    None
+                }
+            })
+            .collect()
+    }
+
+    async fn make_files(&self, plan: &Plan) -> Result<SandboxFiles, RunSandboxError> {
+        let (config, hostname) = (plan.config.clone(), plan.hostname.clone());
+        let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
+        blocking::run("make sandbox files", move || {
+            sandbox_files::make(&config, &hostname, &directory, &run_directory)
+        })
+        .await
+        .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source })
+    }
+
+    async fn attach(
+        &self,
+        plan: &Plan,
+        namespaces: &SandboxNamespaces,
+    ) -> Result<Option<CniResult>, RunSandboxError> {
+        let Some(netns) = &namespaces.network else { return Ok(None) };
+        let attachment = attachment(&plan.id, &plan.config, Some(netns.clone()));
+        let result = self.network.add(&attachment).await.map_err(|source| RunSandboxError::Network {
+            sandbox: plan.name.clone(),
+            id: plan.id.clone(),
+            source: Box::new(source),
+        })?;
+        self.map_ports(plan, &result.ips).await?;
+        Ok(Some(result))
+    }
+
+    async fn map_ports(&self, plan: &Plan, ips: &[IpAddr]) -> Result<(), RunSandboxError> {
+        let Some(host_ports) = &self.host_ports else { return Ok(()) };
+        if plan.config.port_mappings.is_empty() {
+            return Ok(());
+        }
+        host_ports.add(&plan.id, ips, &network_mappings(&plan.config)).await.map_err(|source| RunSandboxError::HostPorts {
+            sandbox: plan.name.clone(),
+            id: plan.id.clone(),
+            source,
+        })
+    }
+
+    /// How to undo what is done side by side. Each may be walked whether or not its step was taken.
+    fn ways_back(self: &Arc<Self>, plan: &Plan) -> Vec<(&'static str, BoxedStep)> {
+        let (node, id, parent) = (Arc::clone(self), plan.id.clone(), plan.config.cgroup_parent.clone());
+        let cgroup: BoxedStep = Box::new(move || {
+            let (node, id, parent) = (Arc::clone(&node), id.clone(), parent.clone());
+            Box::pin(async move { node.cgroups.remove_sandbox(&parent, &id).await })
+        });
+        let run_directory = plan.run_directory.clone();
+        let files: BoxedStep = Box::new(move || {
+            let run_directory = run_directory.clone();
+            Box::pin(async move {
+                Ok(blocking::run("unmount sandbox files", move || sandbox_files::unmount(&run_directory)).await?)
+            })
+        });
+        let (node, id, config) = (Arc::clone(self), plan.id.clone(), plan.config.clone());
+        let network: BoxedStep = Box::new(move || {
+            let (node, id, config) = (Arc::clone(&node), id.clone(), config.clone());
+            Box::pin(async move { node.detach(&id, &config).await })
+        });
+        vec![("remove cgroup", cgroup), ("unmount files", files), ("detach from the network", network)]
+    }
+
+    async fn record_spec(&self, plan: &Plan, spec: Vec<u8>) -> Result<(), RunSandboxError> {
+        let state = StoredState {
+            id: plan.id.to_string(),
+            bundle: plan.run_directory.display().to_string(),
+            created: plan.created,
+            life: None,
+            monitor: None,
+        };
+        let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
+        blocking::run("record sandbox spec", move || {
+            state_store::spec::save_spec(&run_directory, &spec)?;
+            state_store::spec::save_spec(&directory, &spec)?;
+            state_store::state::save_state(&directory, &state)
+        })
+        .await
+        .map_err(|source| RunSandboxError::Record { sandbox: plan.name.clone(), source })
+    }
+}
+
+type BoxedStep = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Undone> + Send + Sync>;
+
+/// Unpins whatever is pinned; what is missing is unpinned.
+pub(crate) async fn unpin(namespaces: SandboxNamespaces) -> Undone {
+    blocking::run("unpin namespaces", move || {
+        for path in [namespaces.network, namespaces.ipc, namespaces.uts].into_iter().flatten() {
+            sys::namespace::unpin(&path)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// What plugins are told about a sandbox.
+pub(crate) fn attachment(id: &SandboxId, config: &SandboxConfig, netns: Option<PathBuf>) -> Attachment {
+    Attachment {
+        sandbox_id: id.clone(),
+        name: config.metadata.name.clone(),
+        namespace: config.metadata.namespace.clone(),
+        uid: config.metadata.uid.clone(),
+        netns,
+        ifname: INTERFACE.to_owned(),
+        annotations: config.annotations.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+    }
+}
+
+/// Host ports as the network crate has them.
+pub(crate) fn network_mappings(config: &SandboxConfig) -> Vec<network::PortMapping> {
+    config.port_mappings.iter().map(network_mapping).collect()
+}
+
+fn network_mapping(mapping: &PortMapping) -> network::PortMapping {
+    network::PortMapping {
+        protocol: match mapping.protocol {
+            Protocol::Tcp => network::Protocol::Tcp,
+            Protocol::Udp => network::Protocol::Udp,
+            Protocol::Sctp => network::Protocol::Sctp,
+        },
+        container_port: mapping.container_port,
+        host_port: mapping.host_port,
+        // Checked when the request was read.
+        host_ip: mapping.host_ip.parse().ok(),
+    }
+}
+
+/// A new random id.
+pub(crate) fn draw_id() -> io::Result<SandboxId> {
+    Ok(SandboxId::from_bytes(random_bytes()?))
+}
+
+pub(crate) fn random_bytes() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn hostname(config: &SandboxConfig, id: &SandboxId, is_host_network: bool) -> Result<String, RunSandboxError> {
+    let hostname = match config.hostname.as_str() {
+        "" if is_host_network => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        "" => id.short().to_owned(),
+        given => given.to_owned(),
+    };
+    let is_valid = hostname.len() <= HOSTNAME_MAX_BYTES
+        && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if is_valid { Ok(hostname) } else { Err(RunSandboxError::Hostname { hostname }) }
+}
+
+fn make_log_directory(path: &std::path::Path) -> Result<(), RunSandboxError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| RunSandboxError::LogDirectory { path: path.to_owned(), source })
+}

@@ -1,0 +1,118 @@
+//! StartContainer: the created container's program runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::container::{ContainerState, Exit, Process};
+use domain::id::ContainerId;
+use runtime_client::RuntimeError;
+use thiserror::Error;
+
+use crate::container::Container;
+use crate::node::Node;
+use crate::objects::LookupError;
+use crate::{blocking, clock, ends};
+
+/// Between the runtime's `start` and the program's `exec` lie a few system calls. A container whose program is the
+/// runtime's own binary never seems to change, so this is also how long such a one is waited for.
+const EXEC_LIMIT: Duration = Duration::from_millis(100);
+const EXEC_POLL: Duration = Duration::from_micros(200);
+
+/// Why a container was not started.
+#[derive(Debug, Error)]
+pub enum StartContainerError {
+    /// No such container.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// It was started before, or has ended.
+    #[error("container {container} is not in created state: {state}")]
+    NotCreated {
+        /// The container.
+        container: ContainerId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// Its sandbox is being stopped or was.
+    #[error("container {container}: its sandbox is not ready")]
+    SandboxNotReady {
+        /// The container.
+        container: ContainerId,
+    },
+    /// The runtime refused. The container has ended now, with this as its reason.
+    #[error("start container {container}")]
+    Runtime {
+        /// The container.
+        container: ContainerId,
+        #[source]
+        /// What the runtime said.
+        source: RuntimeError,
+    },
+    /// Its new state could not be written down. It was killed.
+    #[error("record the start of container {container}")]
+    Record {
+        /// The container.
+        container: ContainerId,
+        #[source]
+        /// What failed.
+        source: state_store::SaveError,
+    },
+}
+
+impl Node {
+    /// Starts a created container. Returns when its program runs, so that a signal sent now reaches the program.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Arc<StartContainerError>> {
+        let container = self.objects.find_container(id).map_err(|error| Arc::new(error.into()))?;
+        let node = Arc::clone(self);
+        self.starts.join(container.id.clone(), || async move { node.start(&container).await }).await
+    }
+
+    pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), StartContainerError> {
+        let changing = container.changing.lock().await;
+        let state = container.state();
+        let ContainerState::Created { init } = state else {
+            return Err(StartContainerError::NotCreated { container: container.id.clone(), state: state.word() });
+        };
+        let before = executable_of(init);
+        if let Err(source) = container.handler.runtime.start(&container.id).await {
+            let error = StartContainerError::Runtime { container: container.id.clone(), source };
+            let now = clock::now();
+            let _ = runtime_client::process::signal(init, 9);
+            let message = crate::undo::chain(&error);
+            let exit = Exit { code: 128, finished: now, is_oom_killed: false, error: message };
+            self.enter_exited(container, exit).await;
+            drop(changing);
+            self.release(container).await;
+            return Err(error);
+        }
+        let started = clock::now();
+        wait_for_exec(init, before).await;
+        let running = ContainerState::Running { init, started };
+        let (stored, directory) = (container.stored(running.clone()), container.directory.clone());
+        let saved = blocking::run("record start", move || state_store::state::save_state(&directory, &stored)).await;
+        if let Err(source) = saved {
+            let _ = runtime_client::process::signal(init, 9);
+            return Err(StartContainerError::Record { container: container.id.clone(), source });
+        }
+        container.state.send_replace(running);
+        drop(changing);
+        if ends::has_exit_record(&container.directory) {
+            self.record_end(container).await;
+        }
+        Ok(())
+    }
+}
+
+fn executable_of(process: Process) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{}/exe", process.pid)).ok()
+}
+
+/// Waits until the runtime's init has become the program: until then, as process 1 of its namespace, it ignores SIGTERM.
+async fn wait_for_exec(init: Process, before: Option<PathBuf>) {
+    let changed = async {
+        while before.is_some() && executable_of(init) == before {
+            tokio::time::sleep(EXEC_POLL).await;
+        }
+    };
+    let _ = tokio::time::timeout(EXEC_LIMIT, changed).await;
+}
