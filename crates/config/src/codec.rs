@@ -110,6 +110,10 @@ codec!(
     }
 );
 codec!(
+    /// A path that may be empty, which then means what its user makes of it.
+    AnyPath: PathBuf as Text, |p| show(p), |text| Ok(text.into())
+);
+codec!(
     /// An absolute path.
     AbsolutePath: PathBuf as Text, |p| show(p), |text| {
         if StdPath::new(&text).is_absolute() { Ok(text.into()) } else { Err(format!("{text:?} is not an absolute path")) }

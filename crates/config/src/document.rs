@@ -78,7 +78,7 @@ pub(crate) fn parse_toml<'a>(path: &Arc<Path>, bytes: &'a [u8]) -> Result<DeTabl
 }
 
 /// The line (from 1) of a byte.
-fn line_of(bytes: &[u8], at: usize) -> usize {
+pub(crate) fn line_of(bytes: &[u8], at: usize) -> usize {
     1 + bytes.iter().take(at).filter(|b| **b == b'\n').count()
 }
 

@@ -527,7 +527,7 @@ impl StatsConfig {
 pub struct NriConfig {
     /// Whether plugins may connect or are started.
     pub enable_nri: bool,
-    /// Socket for plugins.
+    /// Socket for plugins; an empty path, here and below, stands for NRI's own default.
     pub nri_listen: PathBuf,
     /// Plugins to start.
     pub nri_plugin_dir: PathBuf,

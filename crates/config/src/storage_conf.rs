@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::codec::Raw;
-use crate::document::{Layer, Located, parse_toml};
+use crate::document::{Layer, Located, line_of, parse_toml};
 use crate::problem::{Problem, SourceFile, file_origin};
 
 /// Options of a driver's own table and their names behind `driver.`; the same name in `[storage.options]` stands in.
@@ -38,7 +38,8 @@ const DRIVER_OPTIONS: [(&str, &[&str]); 4] = [
 /// `driver_override` is `$STORAGE_DRIVER` and `options_override` is `$STORAGE_OPTS` (a comma separated list).
 pub(crate) fn parse(files: &[SourceFile], driver_override: Option<&str>, options_override: Option<&str>) -> Layer {
     let mut layer = Layer::default();
-    let (mut driver, mut options) = ("overlay".to_owned(), Vec::new());
+    let driver_override = driver_override.filter(|text| !text.is_empty());
+    let (mut driver, mut options) = (plain_driver(driver_override.unwrap_or("overlay")), Vec::new());
     for file in files {
         let path = Arc::from(file.path.as_path());
         let table = match parse_toml(&path, &file.bytes) {
@@ -49,40 +50,42 @@ pub(crate) fn parse(files: &[SourceFile], driver_override: Option<&str>, options
             }
         };
         let Some(storage) = find_table(&table, "storage") else { continue };
-        let origin = file_origin(&path, 1);
+        let origin = |at: usize| file_origin(&path, line_of(&file.bytes, at));
         for (name, key) in [
             ("driver", "crio.storage_driver"),
             ("graphroot", "crio.root"),
             ("runroot", "crio.runroot"),
             ("imagestore", "crio.imagestore"),
         ] {
-            match storage.get(name).map(Spanned::get_ref) {
-                None => {}
-                Some(DeValue::String(text)) if text.is_empty() => {}
-                Some(DeValue::String(text)) => {
-                    if name == "driver" {
-                        driver = text.to_string();
+            let Some(value) = storage.get(name) else { continue };
+            let origin = origin(value.span().start);
+            match value.get_ref() {
+                DeValue::String(text) if text.is_empty() => {}
+                DeValue::String(text) => {
+                    if name == "driver" && driver_override.is_none() {
+                        driver = plain_driver(text);
                     }
                     let raw = Raw::Text(text.to_string());
-                    layer.values.insert(key.to_owned(), Located { raw, origin: origin.clone() });
+                    layer.values.insert(key.to_owned(), Located { raw, origin });
                 }
-                Some(other) => layer.problems.push(Problem {
-                    origin: origin.clone(),
+                other => layer.problems.push(Problem {
+                    origin,
                     key: format!("storage.{name}"),
                     what: format!("expected a string, found {}", other.type_str()),
                 }),
             }
         }
-        if let Some(found) = find_table(storage, "options") {
+        let Some(value) = storage.get("options") else { continue };
+        if let Some(found) = value.get_ref().as_table() {
             options = driver_options(found, &driver);
         }
         if !options.is_empty() {
-            let raw = Raw::List(options.clone());
-            layer.values.insert("crio.storage_option".to_owned(), Located { raw, origin });
+            let located = Located { raw: Raw::List(options.clone()), origin: origin(value.span().start) };
+            layer.values.insert("crio.storage_option".to_owned(), located);
         }
     }
     let environment = |name: &str| crate::problem::Origin::Environment(name.to_owned());
-    if let Some(driver) = driver_override.filter(|text| !text.is_empty()) {
+    if let Some(driver) = driver_override {
         let located = Located { raw: Raw::Text(driver.to_owned()), origin: environment("STORAGE_DRIVER") };
         layer.values.insert("crio.storage_driver".to_owned(), located);
     }
@@ -92,6 +95,11 @@ pub(crate) fn parse(files: &[SourceFile], driver_override: Option<&str>, options
         layer.values.insert("crio.storage_option".to_owned(), located);
     }
     layer
+}
+
+/// The driver by the name its options have: `overlay2` is an old name of overlay.
+fn plain_driver(name: &str) -> String {
+    if name == "overlay2" { "overlay".to_owned() } else { name.to_owned() }
 }
 
 /// `[storage.options]` as a list of `driver.key=value`.

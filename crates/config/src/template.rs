@@ -140,6 +140,7 @@ fn assign(out: &mut String, name: &str, value: &Raw, is_live: bool) {
         Raw::Integer(number) => {
             let _ = write!(text, "{number}");
         }
+        Raw::List(list) if list.is_empty() => text.push_str("[]"),
         Raw::List(list) => {
             text.push('[');
             for element in list {

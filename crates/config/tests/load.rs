@@ -315,6 +315,18 @@ fn storage_conf_fills_in_and_its_options_come_first() {
     expected.extend(["overlay.size=1g", "overlay.imagestore=/ro"]);
     assert_eq!(config.root.storage_option, expected, "of repeated options the last stays");
 
+    let old = file("s", "[storage]\ndriver = \"overlay2\"\n[storage.options.overlay]\nsize = \"1g\"");
+    let config = load(&Sources { storage: vec![old], ..Sources::default() }).expect("valid").config;
+    assert_eq!(
+        (config.root.storage_driver, config.root.storage_option),
+        (StorageDriver::Overlay, vec!["overlay.size=1g".into()])
+    );
+    let bad = file("s.conf", "[storage]\n\ngraphroot = 1\ndriver = \"aufs\"\n");
+    let error = load(&Sources { storage: vec![bad], ..Sources::default() }).expect_err("bad");
+    let found: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(found[0], "s.conf:3: storage.graphroot: expected a string, found integer");
+    assert!(found[1].starts_with("s.conf:4: crio.storage_driver: \"aufs\" is not one of"), "{found:?}");
+
     let sources = Sources {
         storage: vec![file("s", "[storage]\ndriver = \"vfs\"\n[storage.options.vfs]\nignore_chown_errors = true")],
         storage_driver: Some("btrfs".into()),

@@ -1,6 +1,6 @@
 //! `[crio.metrics]`, `[crio.tracing]`, `[crio.nri]` and `[crio.stats]`.
 
-use crate::codec::{Bool, Collectors, GoDuration, List, OptPath, Path, PerMillion, PodMetrics, Port, Seconds, Text};
+use crate::codec::{AnyPath, Bool, Collectors, GoDuration, List, OptPath, PerMillion, PodMetrics, Port, Seconds, Text};
 use crate::key::{Key, key};
 use crate::model::Config;
 
@@ -47,13 +47,13 @@ pub(super) static KEYS: &[Key<Config>] = &[
     ),
     key!("crio.nri", "enable_nri", Bool, nri.enable_nri, "Whether NRI plugins take part in a container's life.")
         .no_env(),
-    key!("crio.nri", "nri_listen", Path, nri.nri_listen, "Socket on which plugins connect.").no_env(),
-    key!("crio.nri", "nri_plugin_dir", Path, nri.nri_plugin_dir, "Directory of plugins that the daemon starts.")
+    key!("crio.nri", "nri_listen", AnyPath, nri.nri_listen, "Socket on which plugins connect.").no_env(),
+    key!("crio.nri", "nri_plugin_dir", AnyPath, nri.nri_plugin_dir, "Directory of plugins that the daemon starts.")
         .no_env(),
     key!(
         "crio.nri",
         "nri_plugin_config_dir",
-        Path,
+        AnyPath,
         nri.nri_plugin_config_dir,
         "Directory with the configuration of those plugins."
     )
