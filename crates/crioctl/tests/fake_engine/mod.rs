@@ -1,6 +1,6 @@
 //! An engine without containers: the CRI's states in memory, log files on disk, programs made of words.
 //!
-//! A container's arguments are its program: `say TEXT` and `err TEXT` write a line, `part TEXT` writes a part of one,
+//! A container's command and arguments are its program: `say TEXT` and `err TEXT` write a line, `part TEXT` writes a part of one,
 //! `rotate` begins a new log file, `sleep MILLISECONDS` waits, `wait` runs until it is stopped (143 after the stop
 //! signal, 137 with no grace), `exit CODE` ends. `fail` makes StartContainer fail.
 #![allow(dead_code, clippy::unwrap_used)]
@@ -346,7 +346,7 @@ runtime_service! {
             let mut model = self.begin("StartContainer")?;
             let id = request.into_inner().container_id;
             let container = model.containers.get_mut(&id).ok_or_else(|| Status::not_found("no such container"))?;
-            let words = container.config.args.clone();
+            let words = [&container.config.command[..], &container.config.args[..]].concat();
             if words.first().is_some_and(|word| word == "fail") {
                 return Err(Status::unknown("the runtime said\nno"));
             }
