@@ -294,14 +294,18 @@ async fn find_login(
     registries: &Registries,
     credentials: &Credentials,
 ) -> Result<Option<Login>, ResolveError> {
-    match credentials {
-        Credentials::Anonymous => Ok(None),
-        Credentials::Request(login) => Ok((endpoint.reference.domain() == reference.domain()).then(|| login.clone())),
-        Credentials::Files(files) => files
-            .find(&endpoint.reference, &registries.credential_helpers)
-            .await
-            .map_err(|source| ResolveError::Credentials { reference: endpoint.reference.clone(), source }),
-    }
+    let files = match credentials {
+        Credentials::Anonymous => return Ok(None),
+        Credentials::Request { login, .. } if endpoint.reference.domain() == reference.domain() => {
+            return Ok(Some(login.clone()));
+        }
+        Credentials::Request { elsewhere, .. } => elsewhere,
+        Credentials::Files(files) => files,
+    };
+    files
+        .find(&endpoint.reference, &registries.credential_helpers)
+        .await
+        .map_err(|source| ResolveError::Credentials { reference: endpoint.reference.clone(), source })
 }
 
 fn is_loopback(domain: &str) -> bool {

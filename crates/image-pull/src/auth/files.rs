@@ -279,8 +279,13 @@ async fn ask_helper(helper: &str, server: &str) -> Result<Option<Login>, AuthErr
     if helper.is_empty() || !helper.chars().all(is_name) {
         return Err(failed("its name is not a name".to_owned()));
     }
+    run_helper(&program, server).await
+}
+
+async fn run_helper(program: &str, server: &str) -> Result<Option<Login>, AuthError> {
+    let failed = |reason: String| AuthError::Helper { program: program.to_owned(), reason };
     let run = async {
-        let mut child = Command::new(&program)
+        let mut child = Command::new(program)
             .arg("get")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -97,10 +97,22 @@ pub enum Login {
 pub enum Credentials {
     /// No login at all; no file is read.
     Anonymous,
-    /// What the request brought. Used for the registry of the reference only, never for its mirrors; files are not read.
-    Request(Login),
+    /// What the request brought, for the registry the reference names. No file is read for that registry.
+    Request {
+        /// The login.
+        login: Login,
+        /// Asked for mirrors and locations on other hosts, which must not see the login. Source: containers/image.
+        elsewhere: AuthFiles,
+    },
     /// Files and helpers of this machine, asked for each registry and mirror by its own name.
     Files(AuthFiles),
+}
+
+impl From<Login> for Credentials {
+    /// A login, and nothing for mirrors.
+    fn from(login: Login) -> Self {
+        Self::Request { login, elsewhere: AuthFiles::default() }
+    }
 }
 
 /// The `AuthConfig` of a CRI request, field by field; empty texts mean absent.
@@ -195,12 +207,8 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let request = RequestAuth { username: "u".into(), password: "hunter2".into(), ..RequestAuth::default() };
-        let shown = format!(
-            "{:?} {:?} {:?}",
-            request,
-            request.parse(),
-            Credentials::Request(request.parse().unwrap().unwrap())
-        );
+        let shown =
+            format!("{:?} {:?} {:?}", request, request.parse(), Credentials::from(request.parse().unwrap().unwrap()));
         assert!(!shown.contains("hunter2"), "{shown}");
         let broken = RequestAuth { auth: "hunter2!".into(), ..RequestAuth::default() };
         assert!(!format!("{:?}", broken.parse()).contains("hunter2"));

@@ -6,8 +6,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -110,13 +112,13 @@ fn build(transport: Transport, system: &Arc<RootCertStore>, directories: &[PathB
     let mut roots = Arc::clone(system);
     if !host.authorities.is_empty() {
         let own = Arc::make_mut(&mut roots);
-        for authority in host.authorities {
-            own.add(authority).map_err(|error| format!("certificate authority: {error}"))?;
+        for authority in &host.authorities {
+            own.add(authority.clone()).map_err(|error| format!("certificate authority: {error}"))?;
         }
     }
-    let others = Arc::new(config(transport, &roots, None)?);
+    let others = Arc::new(config(transport, &roots, &host.authorities, None)?);
     let own = match host.client {
-        Some(client) => Arc::new(config(transport, &roots, Some(client))?),
+        Some(client) => Arc::new(config(transport, &roots, &host.authorities, Some(client))?),
         None => Arc::clone(&others),
     };
     Ok(Configs { own, others })
@@ -125,6 +127,7 @@ fn build(transport: Transport, system: &Arc<RootCertStore>, directories: &[PathB
 fn config(
     transport: Transport,
     roots: &Arc<RootCertStore>,
+    pinned: &[CertificateDer<'static>],
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -132,7 +135,14 @@ fn config(
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let builder = match transport {
-        Transport::Verified => builder.with_root_certificates(Arc::clone(roots)),
+        Transport::Verified if pinned.is_empty() => builder.with_root_certificates(Arc::clone(roots)),
+        Transport::Verified => {
+            let chained = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), provider)
+                .build()
+                .map_err(|error| error.to_string())?;
+            let verifier = TrustChainOrPinned { chained, pinned: pinned.to_vec() };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
         Transport::Insecure => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnybody { provider }))
         }
@@ -192,6 +202,67 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|error| shown(&error))?;
     file.take(CERTIFICATE_FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| shown(&error))?;
     if bytes.len() as u64 > CERTIFICATE_FILE_MAX_BYTES { Err(shown(&"too large")) } else { Ok(bytes) }
+}
+
+/// Accepts what chains to an authority, and a server whose very certificate the operator put into certs.d.
+///
+/// Many private registries serve one self-signed certificate, marked as an authority or not. Go accepts it as its own
+/// root, webpki does not (`CaUsedAsEndEntity`, `UnknownIssuer`). Name and validity are checked all the same.
+#[derive(Debug)]
+struct TrustChainOrPinned {
+    chained: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for TrustChainOrPinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let error = match self.chained.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Ok(verified) => return Ok(verified),
+            Err(error) => error,
+        };
+        // webpki looks at the dates before it looks for an issuer: any other complaint means they are in order.
+        let is_about_dates = matches!(
+            error,
+            rustls::Error::InvalidCertificate(
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+            )
+        );
+        if is_about_dates || !self.pinned.iter().any(|pinned| pinned == certificate) {
+            return Err(error);
+        }
+        rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chained.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chained.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chained.supported_verify_schemes()
+    }
 }
 
 /// Accepts any certificate: `insecure = true` in registries.conf. The handshake's signatures still hold.
