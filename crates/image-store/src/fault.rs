@@ -30,5 +30,5 @@ pub(crate) fn step(_what: &'static str) -> io::Result<()> {
 
 /// Whether clean-up must be left undone because the process is supposed to be dead.
 pub(crate) fn is_dead() -> bool {
-    REMAINING.load(Ordering::Relaxed) <= 0
+    REMAINING.load(Ordering::Relaxed) < 0
 }
