@@ -52,6 +52,8 @@ fi
 root=$BENCH_ROOT
 mkdir -p "$root"
 registry_pid='' containerd_pid='' command_pid=''
+had_cgroup=false
+if [ -d /sys/fs/cgroup/memory/k8s.io ] || [ -d /sys/fs/cgroup/k8s.io ]; then had_cgroup=true; fi
 
 # Ends a process started here and waits for it, at most ten seconds before SIGKILL.
 end_process() {
@@ -66,14 +68,38 @@ end_process() {
 	wait "$1" 2>/dev/null || true
 }
 
-# Rules of pods that nobody removed: the plugins put the network's name into every rule's comment.
+# Rules of pods that nobody removed: the plugins put the network's name into the comments of those that lead to a pod's
+# own chains. Read back by iptables-restore, whose quoting is that of iptables-save.
 remove_rules() {
-	for table in nat filter; do
-		iptables-save -t "$table" 2>/dev/null | grep -F "$bridge" | grep '^-A' | sed 's/^-A/-D/' |
-			while read -r rule; do
-				echo "$rule" | xargs iptables -w -t "$table" 2>/dev/null || true
-			done
+	iptables-save -t nat 2>/dev/null | awk -v name="$bridge" '
+		/^-A/ && index($0, "\\\"" name "\\\"") {
+			rules[++count] = $0
+			if ($NF ~ /^CNI-(DN-)?[0-9a-f]+$/) chains[$NF] = 1
+		}
+		END {
+			print "*nat"
+			for (chain in chains) print "-F " chain
+			for (i = 1; i <= count; i++) {
+				split(rules[i], words, " ")
+				if (!(words[2] in chains)) { sub(/^-A/, "-D", rules[i]); print rules[i] }
+			}
+			for (chain in chains) print "-X " chain
+			print "COMMIT"
+		}' | iptables-restore -w --noflush || echo "bench-peer: rules of pods on $bridge are left" >&2
+	# What containerd's CNI library remembers of them.
+	for result in "/var/lib/cni/results/$bridge"-*-eth0; do
+		id=${result#"/var/lib/cni/results/$bridge-"}
+		rm -f "$result" "/var/lib/cni/results/cni-loopback-${id%-eth0}-lo"
 	done
+}
+
+# Pids of the shims of this containerd, which they name by its socket.
+shims() {
+	for directory in /proc/[0-9]*; do
+		if tr '\0' ' ' <"$directory/cmdline" | grep -q "^[^ ]*containerd-shim.* -address $root/containerd.sock "; then
+			echo "${directory#/proc/}"
+		fi
+	done 2>/dev/null
 }
 
 cleanup() {
@@ -84,14 +110,23 @@ cleanup() {
 		for task in $(ctr -a "$root/containerd.sock" -n k8s.io tasks list -q 2>/dev/null); do
 			ctr -a "$root/containerd.sock" -n k8s.io tasks delete -f "$task" >/dev/null 2>&1 || true
 		done
+		# A shim ends a moment after its last task; without containerd it would wait for ever.
+		tries=0
+		while [ -n "$(shims)" ] && [ "$tries" -lt 50 ]; do
+			sleep 0.1
+			tries=$((tries + 1))
+		done
 	fi
 	end_process "$containerd_pid"
+	for shim in $(shims); do kill -KILL "$shim" 2>/dev/null || true; done
 	end_process "$registry_pid"
 	# Longest first, so that what is mounted inside goes before what it is mounted on.
 	awk -v root="$root/" 'index($5, root) == 1 { print length($5), $5 }' /proc/self/mountinfo | sort -rn |
 		while read -r _ place; do umount -l "$place" 2>/dev/null || true; done
 	remove_rules
 	ip link delete "$bridge" 2>/dev/null || true
+	# The parent of the pods' cgroups, if it was not there before and nobody else uses it by now.
+	if ! $had_cgroup; then rmdir /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io 2>/dev/null || true; fi
 	if $remove_root; then rm -rf "$root"; else rm -rf "$root/root" "$root/state" "$root/containerd.sock"*; fi
 	exit "$status"
 }
