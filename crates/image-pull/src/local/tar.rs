@@ -167,8 +167,8 @@ fn read_members(
         let padded = size.checked_next_multiple_of(BLOCK_BYTES).ok_or_else(|| malformed(at, "bad size"))?;
         at = offset.checked_add(padded).ok_or_else(|| malformed(at, "bad size"))?;
     }
-    if headers == 0 {
-        return Err(malformed(0, "no tar header"));
+    if headers == 0 || at < length {
+        return Err(malformed(at, "no tar header"));
     }
     // Archives without the two empty blocks at the end are common enough.
     Ok(members)
