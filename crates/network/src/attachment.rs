@@ -101,7 +101,7 @@ pub enum AddError {
         network: String,
         /// Which plugin and why.
         #[source]
-        source: ChainError,
+        source: Box<ChainError>,
     },
     /// The attachment could not be written down.
     #[error("write CNI cache entry of pod {pod} in {dir}")]
@@ -140,7 +140,7 @@ pub enum DelError {
         network: String,
         /// Which plugin and why.
         #[source]
-        source: ChainError,
+        source: Box<ChainError>,
     },
     /// The cache entry could not be removed.
     #[error("remove CNI cache entry of pod {pod} in {dir}")]
@@ -173,7 +173,7 @@ pub enum CheckError {
         network: String,
         /// Which plugin and why.
         #[source]
-        source: ChainError,
+        source: Box<ChainError>,
     },
 }
 

@@ -89,7 +89,9 @@ fn parse_quantity(text: &str) -> Option<u64> {
     }
     let mantissa: u128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
     let exponent = exponent - i32::try_from(fraction.len()).ok()?;
-    Some(whole_number(mantissa, base, exponent).and_then(|value| i64::try_from(value).ok()).map_or(0, i64::unsigned_abs))
+    Some(
+        whole_number(mantissa, base, exponent).and_then(|value| i64::try_from(value).ok()).map_or(0, i64::unsigned_abs),
+    )
 }
 
 /// `mantissa * base * 10^exponent` when that is whole and small enough.

@@ -98,8 +98,7 @@ impl Cache {
 
     pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let temporary =
-            format!("{TEMPORARY_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let temporary = format!("{TEMPORARY_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let temporary = self.dir.join(temporary);
         let text = serde_json::to_vec(entry)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -260,7 +259,7 @@ mod tests {
         File::create(cache.dir().join(format!("damaged-{ID}-eth0"))).unwrap();
         File::create(cache.dir().join(".new-0-0")).unwrap();
         rustix::fs::mkfifoat(CWD, cache.dir().join(format!("fifo-{ID}-eth0")), Mode::RUSR).unwrap();
-        assert_eq!(cache.find(Some(ID)), [first.clone()]);
+        assert_eq!(cache.find(Some(ID)), std::slice::from_ref(&first));
         assert_eq!(cache.find(None).len(), 2);
         cache.sweep();
         assert!(!cache.dir().join(".new-0-0").exists());

@@ -280,10 +280,16 @@ mod tests {
             (r#"{"name":"n","plugins":[{"type":"a"},{"type":"../b"}]}"#, "error: plugin 1 has no usable type"),
             (r#"{"name":"n","plugins":["a"]}"#, "error: plugin 0 has no usable type"),
             (r#"{"name":"n","plugins":{"type":"a"}}"#, r#"error: plugins cannot be {"type":"a"}"#),
-            (r#"{"name":"n","cniVersion":"0.9.0","plugins":[{"type":"a"}]}"#, r#"error: cniVersion "0.9.0" is not supported"#),
+            (
+                r#"{"name":"n","cniVersion":"0.9.0","plugins":[{"type":"a"}]}"#,
+                r#"error: cniVersion "0.9.0" is not supported"#,
+            ),
             (r#"{"name":"n","cniVersion":"2","plugins":[{"type":"a"}]}"#, r#"error: cniVersion "2" is not supported"#),
             (r#"{"name":"n","cniVersion":1,"plugins":[{"type":"a"}]}"#, "error: cniVersion cannot be 1"),
-            (r#"{"name":"n","cniVersions":"1.0.0","plugins":[{"type":"a"}]}"#, r#"error: cniVersions cannot be "1.0.0""#),
+            (
+                r#"{"name":"n","cniVersions":"1.0.0","plugins":[{"type":"a"}]}"#,
+                r#"error: cniVersions cannot be "1.0.0""#,
+            ),
             (r#"{"name":"n","disableCheck":1,"plugins":[{"type":"a"}]}"#, "error: disableCheck cannot be 1"),
             ("[]", "error: parse as a JSON object"),
             ("{", "error: parse as a JSON object"),

@@ -163,17 +163,14 @@ async fn ask_versions(kind: &str, plugins: &PluginPath) -> Result<Vec<Version>, 
         #[serde(rename = "supportedVersions", default)]
         supported: Vec<String>,
     }
-    let environment = Environment {
-        container_id: None,
-        netns: Some(Path::new("dummy")),
-        ifname: Some("dummy"),
-        args: None,
-    };
+    let environment =
+        Environment { container_id: None, netns: Some(Path::new("dummy")), ifname: Some("dummy"), args: None };
     let input = format!(r#"{{"cniVersion":"{}"}}"#, Version::CURRENT);
     let deadline = Instant::now() + VERSION_LIMIT;
     match plugins.call(kind, Verb::Version, &environment, input.as_bytes(), deadline).await {
         Ok(output) => {
-            let supported = serde_json::from_slice(&output).map_or_else(|_| Vec::new(), |answer: Answer| answer.supported);
+            let supported =
+                serde_json::from_slice(&output).map_or_else(|_| Vec::new(), |answer: Answer| answer.supported);
             let versions: Vec<Version> = supported.iter().filter_map(|text| Version::parse(text)).collect();
             Ok(if versions.is_empty() { vec![Version::FIRST] } else { versions })
         }

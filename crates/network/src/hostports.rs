@@ -326,7 +326,9 @@ impl HostPorts {
         for mapping in mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
             let Some(conntrack) = &self.conntrack else {
                 if !self.missed_conntrack.swap(true, Ordering::Relaxed) {
-                    tracing::info!("the conntrack tool is not installed: UDP flows may miss new host ports for a while");
+                    tracing::info!(
+                        "the conntrack tool is not installed: UDP flows may miss new host ports for a while"
+                    );
                 }
                 return;
             };
@@ -394,9 +396,10 @@ async fn probe(family: Family, nft: Option<&PathBuf>) -> (BackEnds, DetectError)
     let nft_refusal = match nft {
         None => Some("nft is not installed".to_owned()),
         // Checked by the kernel, which loads what it needs, and not committed.
-        Some(nft) => {
-            tool::run(nft, &["--check", "-f", "-"], &nft::static_objects(family)).await.err().map(|error| error.to_string())
-        }
+        Some(nft) => tool::run(nft, &["--check", "-f", "-"], &nft::static_objects(family))
+            .await
+            .err()
+            .map(|error| error.to_string()),
     };
     let (save, restore) = iptables::commands(family);
     let (iptables, refusal) = match (tool::find(save), tool::find(restore)) {

@@ -67,7 +67,10 @@ pub(crate) enum Readiness {
     Unknown,
     Ready,
     /// Ready, but the last looks failed, for less than the grace period.
-    Failing { since: Instant, why: NotReady },
+    Failing {
+        since: Instant,
+        why: NotReady,
+    },
     NotReady(NotReady),
 }
 
@@ -77,7 +80,9 @@ impl Readiness {
         match (self, look) {
             (_, Ok(())) => Self::Ready,
             (Self::Ready, Err(why)) if !grace.is_zero() => Self::Failing { since: now, why },
-            (Self::Failing { since, .. }, Err(why)) if now.duration_since(since) < grace => Self::Failing { since, why },
+            (Self::Failing { since, .. }, Err(why)) if now.duration_since(since) < grace => {
+                Self::Failing { since, why }
+            }
             (Self::Unknown | Self::Ready | Self::Failing { .. } | Self::NotReady(_), Err(why)) => Self::NotReady(why),
         }
     }
@@ -226,8 +231,8 @@ impl Network {
         after
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        *self.shared.readiness.borrow() == Readiness::Ready
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Readiness> {
+        self.shared.readiness.subscribe()
     }
 
     async fn ask_status(&self) -> Result<(), NotReady> {
@@ -305,8 +310,9 @@ mod tests {
         let start = Instant::now();
         let why = || NotReady("down".to_owned());
         let at = |seconds| start + Duration::from_secs(seconds);
-        // (grace, looks as (second, ok)) -> last state told as ready
-        let cases: &[(u64, &[(u64, bool)], bool)] = &[
+        /// Grace, looks as (second, ok), and whether the last state is told as ready.
+        type Case = (u64, &'static [(u64, bool)], bool);
+        let cases: &[Case] = &[
             (0, &[(0, false)], false),
             (0, &[(0, true)], true),
             (0, &[(0, true), (1, false)], false),

@@ -122,9 +122,9 @@ impl Network {
                 self.default_list()?
             }
         };
-        let deadline = Instant::now() + limit;
         let turn = self.turn(&pod(attachment));
         let _turn = turn.lock().await;
+        let deadline = Instant::now() + limit;
         {
             let _gate = self.shared.collecting.lock().await;
             self.live().insert(runtime.container_id.clone());
@@ -148,7 +148,11 @@ impl Network {
         if outcome.is_err() {
             let undone = self.del_chain(&list, &runtime, None, Instant::now() + DEL_LIMIT).await;
             if let Err(error) = undone {
-                tracing::warn!(sandbox.id = runtime.container_id, error = chain(&error), "undoing a failed CNI ADD failed");
+                tracing::warn!(
+                    sandbox.id = runtime.container_id,
+                    error = chain(&error),
+                    "undoing a failed CNI ADD failed"
+                );
             }
             self.live().remove(&runtime.container_id);
         }
@@ -203,13 +207,18 @@ impl Network {
         Ok(self.shared.plugins.call(&plugin.kind, verb, &environment, &input, deadline).await?)
     }
 
-    async fn add_chain(&self, list: &NetworkList, runtime: &Runtime, deadline: Instant) -> Result<Answer, ChainError> {
+    async fn add_chain(
+        &self,
+        list: &NetworkList,
+        runtime: &Runtime,
+        deadline: Instant,
+    ) -> Result<Answer, Box<ChainError>> {
         let mut last: Option<Answer> = None;
         for plugin in &list.plugins {
             let previous = last.as_ref().map(|answer| &answer.original);
             let output = self.call(list, plugin, Verb::Add, runtime, previous, deadline).await;
             let answer = output.and_then(|output| Ok(parse_result(&output, list.version)?));
-            last = Some(answer.map_err(|source| ChainError { kind: plugin.kind.clone(), verb: "add", source })?);
+            last = Some(answer.map_err(|source| failed_step(plugin, "add", source))?);
         }
         Ok(last.expect("a loaded network has at least one plugin"))
     }
@@ -220,11 +229,11 @@ impl Network {
         runtime: &Runtime,
         result: Option<&Map<String, Value>>,
         deadline: Instant,
-    ) -> Result<(), ChainError> {
+    ) -> Result<(), Box<ChainError>> {
         let previous = result.filter(|_| list.version >= Version::CHECK);
         for plugin in list.plugins.iter().rev() {
             let outcome = self.call(list, plugin, Verb::Del, runtime, previous, deadline).await;
-            outcome.map_err(|source| ChainError { kind: plugin.kind.clone(), verb: "delete", source })?;
+            outcome.map_err(|source| failed_step(plugin, "delete", source))?;
         }
         Ok(())
     }
@@ -237,9 +246,10 @@ impl Network {
     /// [`Network::forget`].
     pub async fn del(&self, attachment: &Attachment) -> Result<(), DelError> {
         check_attachment(attachment)?;
-        let deadline = Instant::now() + DEL_LIMIT;
         let turn = self.turn(&pod(attachment));
         let _turn = turn.lock().await;
+        // Not before: whoever had the turn may have used all of its own time.
+        let deadline = Instant::now() + DEL_LIMIT;
         let outcome = self.del_all(attachment, deadline).await;
         self.live().remove(attachment.sandbox_id.as_str());
         outcome
@@ -247,7 +257,8 @@ impl Network {
 
     async fn del_all(&self, attachment: &Attachment, deadline: Instant) -> Result<(), DelError> {
         let id = attachment.sandbox_id.as_str();
-        let failed = |network: &str, source| DelError::Plugin { pod: pod(attachment), network: network.to_owned(), source };
+        let failed =
+            |network: &str, source| DelError::Plugin { pod: pod(attachment), network: network.to_owned(), source };
         let entries = self.shared.cache.find(Some(id));
         if entries.is_empty() {
             let list = self.default_list()?;
@@ -275,7 +286,10 @@ impl Network {
         match list.or_else(|| NetworkList::parse_single(&entry.config, &entry.network).ok()) {
             Some(list) => Some(Arc::new(list)),
             None => {
-                tracing::warn!(sandbox.id = entry.container_id, "cached CNI configuration is unusable, using the present one");
+                tracing::warn!(
+                    sandbox.id = entry.container_id,
+                    "cached CNI configuration is unusable, using the present one"
+                );
                 self.networks().find(&entry.network).cloned()
             }
         }
@@ -301,9 +315,10 @@ impl Network {
     ///
     /// Before CNI 0.4.0, and with `disableCheck`, there is nobody to ask and all is well.
     pub async fn check(&self, attachment: &Attachment) -> Result<(), CheckError> {
-        let deadline = Instant::now() + DEL_LIMIT;
         let turn = self.turn(&pod(attachment));
         let _turn = turn.lock().await;
+        // Not before: whoever had the turn may have used all of its own time.
+        let deadline = Instant::now() + DEL_LIMIT;
         let entries = self.shared.cache.find(Some(attachment.sandbox_id.as_str()));
         if entries.is_empty() {
             return Err(CheckError::NotAttached(pod(attachment)));
@@ -319,7 +334,7 @@ impl Network {
                 outcome.map_err(|source| CheckError::Plugin {
                     pod: pod(attachment),
                     network: list.name.clone(),
-                    source: ChainError { kind: plugin.kind.clone(), verb: "check", source },
+                    source: failed_step(plugin, "check", source),
                 })?;
             }
         }
@@ -341,9 +356,8 @@ impl Network {
         let (mut asked, mut failed) = (0, Vec::new());
         for present in networks.iter().filter(|list| !list.disable_gc) {
             // What is not a sandbox's id was attached by somebody else.
-            let is_ours = |entry: &&Entry| {
-                entry.network == present.name && SandboxId::parse(&entry.container_id).is_ok()
-            };
+            let is_ours =
+                |entry: &&Entry| entry.network == present.name && SandboxId::parse(&entry.container_id).is_ok();
             for entry in entries.iter().filter(is_ours).filter(|entry| !keep.contains(&entry.container_id)) {
                 asked += 1;
                 let list = self.cached_list(entry).unwrap_or_else(|| present.clone());
@@ -357,10 +371,14 @@ impl Network {
                 }
             }
             if present.version >= Version::CURRENT {
-                let list: Vec<Value> = keep.iter().map(|id| {
-                    let known = entries.iter().find(|entry| entry.container_id == *id && entry.network == present.name);
-                    json!({"containerID": id, "ifname": known.map_or(DEFAULT_IFNAME, |entry| &entry.ifname)})
-                }).collect();
+                let list: Vec<Value> = keep
+                    .iter()
+                    .map(|id| {
+                        let known =
+                            entries.iter().find(|entry| entry.container_id == *id && entry.network == present.name);
+                        json!({"containerID": id, "ifname": known.map_or(DEFAULT_IFNAME, |entry| &entry.ifname)})
+                    })
+                    .collect();
                 let extra = GC_KEYS.map(|key| (key, Value::Array(list.clone())));
                 asked += 1;
                 if let Err((kind, error)) = self.call_each(present, Verb::Gc, &extra, deadline).await {
@@ -370,6 +388,10 @@ impl Network {
         }
         if failed.is_empty() { Ok(()) } else { Err(GcError { asked, failed }) }
     }
+}
+
+fn failed_step(plugin: &Plugin, verb: &'static str, source: StepError) -> Box<ChainError> {
+    Box::new(ChainError { kind: plugin.kind.clone(), verb, source })
 }
 
 fn cached_runtime(entry: &Entry) -> Runtime {
@@ -392,9 +414,14 @@ mod tests {
 
     #[test]
     fn arguments_cannot_become_others() {
-        for (value, ok) in
-            [("kube-system", true), ("", true), ("a;K8S_POD_UID=x", false), ("a=b", false), ("a\nb", false), ("a\0", false)]
-        {
+        for (value, ok) in [
+            ("kube-system", true),
+            ("", true),
+            ("a;K8S_POD_UID=x", false),
+            ("a=b", false),
+            ("a\nb", false),
+            ("a\0", false),
+        ] {
             assert_eq!(check_argument("K8S_POD_NAME", value).is_ok(), ok, "{value:?}");
         }
         for (name, ok) in

@@ -264,7 +264,10 @@ mod tests {
             ("{}", r#"{"cniVersion":"1.1.0"}"#),
             (r#"{"ips":null,"interfaces":null,"dns":null}"#, r#"{"cniVersion":"1.1.0"}"#),
             (r#"{"cniVersion":"0.2.0","ip4":null}"#, r#"{"cniVersion":"1.1.0"}"#),
-            (r#"{"interfaces":[{}],"routes":[{"dst":"x"}]}"#, r#"{"cniVersion":"1.1.0","interfaces":[{"name":""}],"routes":[{"dst":"x"}]}"#),
+            (
+                r#"{"interfaces":[{}],"routes":[{"dst":"x"}]}"#,
+                r#"{"cniVersion":"1.1.0","interfaces":[{"name":""}],"routes":[{"dst":"x"}]}"#,
+            ),
             ("", "parse the result as JSON"),
             ("null", "parse the result as JSON"),
             ("{} {}", "parse the result as JSON"),
@@ -285,6 +288,9 @@ mod tests {
     #[test]
     fn what_only_plugins_understand_reaches_them() {
         let answer = parse_result(br#"{"kubevirt":{"a":[1]},"ips":[]}"#, Version::CHECK).unwrap();
-        assert_eq!(Value::Object(answer.original).to_string(), r#"{"cniVersion":"0.4.0","ips":[],"kubevirt":{"a":[1]}}"#);
+        assert_eq!(
+            Value::Object(answer.original).to_string(),
+            r#"{"cniVersion":"0.4.0","ips":[],"kubevirt":{"a":[1]}}"#
+        );
     }
 }

@@ -16,15 +16,8 @@ impl Version {
     /// Since here there are STATUS and GC. Also the newest version known.
     pub(crate) const CURRENT: Self = Self(1, 1, 0);
 
-    const KNOWN: [Self; 7] = [
-        Self::FIRST,
-        Self(0, 2, 0),
-        Self::LISTS,
-        Self(0, 3, 1),
-        Self::CHECK,
-        Self(1, 0, 0),
-        Self::CURRENT,
-    ];
+    const KNOWN: [Self; 7] =
+        [Self::FIRST, Self(0, 2, 0), Self::LISTS, Self(0, 3, 1), Self::CHECK, Self(1, 0, 0), Self::CURRENT];
 
     /// Three numbers. Accepts versions this daemon does not know, because plugins list such.
     pub(crate) fn parse(text: &str) -> Option<Self> {

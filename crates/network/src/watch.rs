@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::time::{Instant, sleep_until};
 
-use crate::network::{Network, Watch};
+use crate::network::{Network, Readiness, Watch};
 
 /// A provider writes several files, and a plugin binary in many pieces: read once they have come to rest.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -16,7 +16,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// Until the network was ready once, sandboxes wait for it: CRI-O's interval.
 const IMPATIENT: Duration = Duration::from_millis(500);
-/// Afterwards, when a grace period asks for looking, and for directories that are missing: CRI-O's interval.
+/// Afterwards, while it is not ready or a grace period asks for looking, and for directories that are missing: CRI-O's
+/// interval.
 const PATIENT: Duration = Duration::from_secs(5);
 /// Room for some dozens of events; more are read in the next turn.
 const BUFFER: usize = 4096;
@@ -38,10 +39,16 @@ impl Network {
         // Watching begins before reading: what is written in between is read twice, not missed.
         follower.follow_all();
         self.load().await;
+        let mut readiness = self.subscribe();
         let mut was_ready = false;
         loop {
-            was_ready |= self.is_ready();
-            let poll = if !was_ready { Some(IMPATIENT) } else { follower.idle_poll(&self) };
+            let is_ready = matches!(*readiness.borrow_and_update(), Readiness::Ready);
+            was_ready |= is_ready;
+            let poll = match (was_ready, is_ready) {
+                (false, _) => Some(IMPATIENT),
+                (true, false) => Some(PATIENT),
+                (true, true) => follower.idle_poll(&self),
+            };
             let next = poll.map(|interval| Instant::now() + interval);
             tokio::select! {
                 () = follower.changed() => {
@@ -49,6 +56,8 @@ impl Network {
                     follower.follow_all();
                     self.load().await;
                 }
+                // Somebody else looked, and it is time to look more or less often.
+                _ = readiness.changed() => {}
                 () = until(next) => {
                     // New directories, or none could be followed at all.
                     if follower.follow_all() || follower.stream.is_none() {

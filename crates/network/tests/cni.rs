@@ -1,5 +1,8 @@
 //! Networks with the reference plugins, and with scripts where those do not reach.
 
+// A test that cannot be set up has failed.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -61,7 +64,9 @@ fn reference_plugins_of_every_version() {
             if version < "0.3.0" {
                 node.write("conf/10.conf", &format!(r#"{{"cniVersion":"{version}","name":"{name}",{body}}}"#));
             } else {
-                let list = format!(r#"{{"cniVersion":"{version}","name":"{name}","plugins":[{{{body}}},{{"type":"portmap"}}]}}"#);
+                let list = format!(
+                    r#"{{"cniVersion":"{version}","name":"{name}","plugins":[{{{body}}},{{"type":"portmap"}}]}}"#
+                );
                 node.write("conf/10.conflist", &list);
                 let _ = std::fs::remove_file(node.path("conf/10.conf"));
             }
@@ -80,7 +85,7 @@ fn reference_plugins_of_every_version() {
                 assert!(inside.contains(&format!(" {ip}/")), "{inside}");
             }
             let file = format!("{name}-{}-eth0", id(number));
-            assert_eq!(node.cache_files(), [file.clone()]);
+            assert_eq!(node.cache_files(), std::slice::from_ref(&file));
             let cached: Value =
                 serde_json::from_slice(&std::fs::read(node.path("cache/results").join(file)).unwrap()).unwrap();
             assert_eq!(cached["kind"], "cniCacheV1");
@@ -91,7 +96,10 @@ fn reference_plugins_of_every_version() {
             if version >= "0.4.0" {
                 node.inside(&netns, || sh("ip addr flush dev eth0", ""));
                 let error = chain(&network.check(&attachment).await.unwrap_err());
-                assert!(error.starts_with(&format!("error checking pod default_pod{number} for CNI network")), "{error}");
+                assert!(
+                    error.starts_with(&format!("error checking pod default_pod{number} for CNI network")),
+                    "{error}"
+                );
             }
             assert_eq!(node.leases(&name).len(), result.ips.len());
             network.del(&attachment).await.unwrap();
@@ -271,7 +279,10 @@ fn garbage_of_1_1_0_is_collected() {
         // Somebody else's, and one of a network that is not configured here.
         let foreign = std::fs::read_to_string(node.path("cache/results").join(format!("rec-{}-eth0", id(1)))).unwrap();
         node.write("cache/results/rec-abc-eth0", &foreign.replace(id(1).as_str(), "abc"));
-        node.write(&format!("cache/results/x-{}-eth0", id(9)), &foreign.replace(id(1).as_str(), id(9).as_str()).replace(r#""networkName":"rec""#, r#""networkName":"x""#));
+        node.write(
+            &format!("cache/results/x-{}-eth0", id(9)),
+            &foreign.replace(id(1).as_str(), id(9).as_str()).replace(r#""networkName":"rec""#, r#""networkName":"x""#),
+        );
         let network = node.network().await;
         network.add(&attachment(3, Some("/n".into()))).await.unwrap();
         calls(&node);
@@ -284,7 +295,12 @@ fn garbage_of_1_1_0_is_collected() {
             let expected = [2, 3].map(|n| format!(r#"{{"containerID":"{}","ifname":"eth0"}}"#, id(n)));
             assert_eq!(valid, expected, "{key}");
         }
-        let files = [format!("rec-{}-eth0", id(2)), format!("rec-{}-eth0", id(3)), "rec-abc-eth0".into(), format!("x-{}-eth0", id(9))];
+        let files = [
+            format!("rec-{}-eth0", id(2)),
+            format!("rec-{}-eth0", id(3)),
+            "rec-abc-eth0".into(),
+            format!("x-{}-eth0", id(9)),
+        ];
         assert_eq!(node.cache_files(), files);
 
         node.write("fail/DEL-one", r#"{"code":5,"msg":"disk"}"#);
@@ -329,7 +345,8 @@ fn status_of_1_1_0_and_grace() {
 fn unusable_configuration_is_skipped() {
     on_node(async |node| {
         let empty = node.network().await;
-        let text = format!("no CNI configuration file in {}. Has your network provider started?", node.path("conf").display());
+        let text =
+            format!("no CNI configuration file in {}. Has your network provider started?", node.path("conf").display());
         assert_eq!(empty.status().await.unwrap_err().to_string(), text);
         assert_eq!(empty.add(&attachment(1, Some("/n".into()))).await.unwrap_err().to_string(), text);
         recorder(&node, "one");
@@ -343,7 +360,10 @@ fn unusable_configuration_is_skipped() {
             ("04.conflist", r#"{"cniVersion":"1.0.0","name":"nothing"}"#),
             ("05.txt", r#"{"cniVersion":"1.0.0","name":"text","type":"one"}"#),
             ("06.conf/x.conf", r#"{"cniVersion":"1.0.0","name":"deep","type":"one"}"#),
-            ("10.conflist", r#"{"cniVersion":"1.0.0","cniVersions":["0.4.0","1.1.0"],"name":"good","plugins":[{"type":"one"}]}"#),
+            (
+                "10.conflist",
+                r#"{"cniVersion":"1.0.0","cniVersions":["0.4.0","1.1.0"],"name":"good","plugins":[{"type":"one"}]}"#,
+            ),
             ("11.json", r#"{"cniVersion":"1.0.0","name":"good","type":"one","second":true}"#),
             ("12.conf", r#"{"name":"veryold","type":"old"}"#),
             ("13.conflist", r#"{"cniVersion":"1.0.0","name":"files"}"#),
@@ -383,7 +403,8 @@ fn unusable_configuration_is_skipped() {
 fn changes_are_followed() {
     on_node(async |node| {
         let bin = node.path("bin2/deep");
-        let options = NetworkOptions { plugin_dirs: vec![bin.clone()], conf_dir: node.path("conf2/net.d"), ..node.options() };
+        let options =
+            NetworkOptions { plugin_dirs: vec![bin.clone()], conf_dir: node.path("conf2/net.d"), ..node.options() };
         let network = Network::new(options);
         let _watch = network.spawn_watch();
         let wait = async |ready: bool| {
@@ -402,7 +423,7 @@ fn changes_are_followed() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(network.status().await.is_err());
         recorder(&node, "one");
-        std::fs::rename(node.path("bin/one"), bin.join("one")).unwrap();
+        rustix::fs::rename(node.path("bin/one"), bin.join("one")).unwrap();
         let started = Instant::now();
         network.wait_ready(Duration::from_secs(5)).await.unwrap();
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
@@ -417,7 +438,7 @@ fn changes_are_followed() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         node.write("conf2/net.d/12.conf", conf);
         assert!(wait(true).await < Duration::from_secs(1));
-        std::fs::rename(node.path("conf2/net.d"), node.path("conf2/old")).unwrap();
+        rustix::fs::rename(node.path("conf2/net.d"), node.path("conf2/old")).unwrap();
         assert!(wait(false).await < Duration::from_secs(1));
         // A plugin that vanishes.
         node.write("conf2/net.d/13.conf", conf);

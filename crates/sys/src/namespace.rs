@@ -25,8 +25,10 @@ use thiserror::Error;
 use crate::link;
 
 mod sysctl;
+mod user;
 
 pub use sysctl::{ParseSysctlError, Sysctl};
+pub use user::{IdMaps, IdRange, pin_with_user};
 
 /// What `fstatfs` calls a file of the namespace file system (linux/magic.h).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -182,9 +184,15 @@ pub enum PinError {
         /// The namespace it belongs to.
         kind: Kind,
     },
-    /// The thread could not be made.
+    /// The thread, or the child for a user namespace, could not be made or ended early.
     #[error("start a thread to make namespaces in")]
     Thread(#[source] io::Error),
+    /// A user namespace needs users and groups, with id 0 among them, in no more ranges than the kernel takes.
+    #[error("the id mapping of the user namespace is empty, too long or without id 0")]
+    IdMap,
+    /// The kernel refused the ids, for example overlapping ranges.
+    #[error("map ids of the user namespace")]
+    WriteIdMap(#[source] io::Error),
     /// unshare(2) refused.
     #[error("unshare {kinds:?}")]
     Unshare {

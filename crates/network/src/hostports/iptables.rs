@@ -53,10 +53,7 @@ impl Table {
     /// Devices the guard names.
     pub(super) fn guarded(&self) -> Vec<String> {
         let guards = self.rules.iter().filter(|rule| rule.contains(GUARD_COMMENT));
-        guards
-            .filter_map(|rule| rule.split(' ').skip_while(|word| *word != "-i").nth(1))
-            .map(str::to_owned)
-            .collect()
+        guards.filter_map(|rule| rule.split(' ').skip_while(|word| *word != "-i").nth(1)).map(str::to_owned).collect()
     }
 
     fn has_jump(&self, from: &str, to: &str) -> bool {
@@ -83,7 +80,8 @@ pub(super) fn add(now: &Table, sandbox: &str, address: IpAddr, mappings: &[&Port
     }
     if !now.has_jump("POSTROUTING", MASQUERADE) {
         let translated = "-m comment --comment \"kube hostport masquerading\" -m conntrack --ctstate DNAT";
-        put(&mut rules, &format!("-A POSTROUTING {translated} -j {MASQUERADE}"));
+        // At the head: the chains of the bridge plugin's ipMasq accept what goes from sandbox to sandbox, a hairpin too.
+        put(&mut rules, &format!("-I POSTROUTING {translated} -j {MASQUERADE}"));
     }
     for mapping in mappings {
         let suffix = name::chain_suffix(sandbox, mapping);
@@ -195,7 +193,7 @@ mod tests {
 :CRIO-MASQ-{hash} - [0:0]
 -A PREROUTING -m comment --comment "kube hostport portals" -m addrtype --dst-type LOCAL -j KUBE-HOSTPORTS
 -A OUTPUT -m comment --comment "kube hostport portals" -m addrtype --dst-type LOCAL -j KUBE-HOSTPORTS
--A POSTROUTING -m comment --comment "kube hostport masquerading" -m conntrack --ctstate DNAT -j CRIO-HOSTPORTS-MASQ
+-I POSTROUTING -m comment --comment "kube hostport masquerading" -m conntrack --ctstate DNAT -j CRIO-HOSTPORTS-MASQ
 -I KUBE-HOSTPORTS -m comment --comment "id hostport 8080" -p tcp -m tcp --dport 8080 -j KUBE-HP-{hash}
 -I CRIO-HOSTPORTS-MASQ -m comment --comment "id hostport 8080" -j CRIO-MASQ-{hash}
 -A KUBE-HP-{hash} -m comment --comment "id hostport 8080" -p tcp -m tcp -j DNAT --to-destination 10.0.0.2:80
@@ -221,13 +219,14 @@ COMMIT
         let table = Table::parse(&saved);
         assert!(table.has_mappings());
         let text = add(&table, "id", "fd00::2".parse().unwrap(), &[&mapping]);
-        assert!(!text.contains("PREROUTING") && !text.contains(":KUBE-HOSTPORTS") && !text.contains("127.0.0.0"), "{text}");
+        assert!(
+            !text.contains("PREROUTING") && !text.contains(":KUBE-HOSTPORTS") && !text.contains("127.0.0.0"),
+            "{text}"
+        );
         assert!(text.contains(&format!("-D KUBE-HOSTPORTS {jump}\n")), "{text}");
         assert!(text.contains("-d fd00::1 -j DNAT --to-destination [fd00::2]:80\n"), "{text}");
         let text = remove(&table, "id", &[&mapping]).unwrap();
-        let expected = format!(
-            "*nat\n:KUBE-HP-{hash} - [0:0]\n-D KUBE-HOSTPORTS {jump}\n-X KUBE-HP-{hash}\nCOMMIT\n"
-        );
+        let expected = format!("*nat\n:KUBE-HP-{hash} - [0:0]\n-D KUBE-HOSTPORTS {jump}\n-X KUBE-HP-{hash}\nCOMMIT\n");
         assert_eq!(text, expected);
         assert_eq!(remove(&table, "other", &[&mapping]), None);
         assert!(!Table::parse("*nat\n:KUBE-HOSTPORTS - [0:0]\nCOMMIT").has_mappings());

@@ -39,8 +39,7 @@ mod tests {
     #[test]
     fn hashes_are_what_base32_and_sha256sum_say() {
         // printf %s TEXT | sha256sum | xxd -r -p | base32 | head -c16
-        for (text, expected) in
-            [("", "4OYMIQUY7QOBJGX3"), ("abc", "XJ4BNP4PAHH6UQKB"), ("8080TCP", "MENGYV4NNWFWE5Z7")]
+        for (text, expected) in [("", "4OYMIQUY7QOBJGX3"), ("abc", "XJ4BNP4PAHH6UQKB"), ("8080TCP", "MENGYV4NNWFWE5Z7")]
         {
             assert_eq!(short_hash(text), expected, "{text:?}");
         }

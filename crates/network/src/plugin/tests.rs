@@ -44,13 +44,19 @@ async fn a_plugin_sees_what_the_specification_says() {
     );
     assert_eq!(output, expected);
     let status = fixture.path.call("p", Verb::Status, &Environment::default(), b"", Instant::now() + LONG).await;
-    assert_eq!(String::from_utf8(status.unwrap()).unwrap(), format!("CNI_COMMAND=STATUS\nCNI_PATH=/nonexistent:{dir}\n"));
+    assert_eq!(
+        String::from_utf8(status.unwrap()).unwrap(),
+        format!("CNI_COMMAND=STATUS\nCNI_PATH=/nonexistent:{dir}\n")
+    );
 }
 
 #[tokio::test]
 async fn failures_are_told_apart() {
     for (script, expected) in [
-        (r#"echo '{"cniVersion":"1.0.0","code":7,"msg":"bad network","details":"really"}'; exit 1"#, "bad network; really"),
+        (
+            r#"echo '{"cniVersion":"1.0.0","code":7,"msg":"bad network","details":"really"}'; exit 1"#,
+            "bad network; really",
+        ),
         (r#"echo 'level=warn {x}'; echo '{"code":11,"msg":"try again"}'; echo trailer; exit 1"#, "try again"),
         (r#"echo '{"code":50}'; exit 3"#, "plugin error code 50"),
         (r#"echo '{}'; echo why >&2; exit 3"#, r#"netplugin failed: exit status: 3, stdout "{}", stderr "why""#),

@@ -89,7 +89,10 @@ impl NodeRef {
     /// An executable plugin below `bin`.
     pub(crate) fn plugin(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
-        sh(&format!("cat > '{0}.new' && chmod 755 '{0}.new' && mv '{0}.new' '{0}'", path.display()), &format!("#!/bin/sh\n{script}\n"));
+        sh(
+            &format!("cat > '{0}.new' && chmod 755 '{0}.new' && mv '{0}.new' '{0}'", path.display()),
+            &format!("#!/bin/sh\n{script}\n"),
+        );
     }
 
     pub(crate) fn options(&self) -> NetworkOptions {

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn keys_and_values() {
-        let cases: &[(&str, &str, Result<(&str, Kind), &str>)] = &[
+        type Case = (&'static str, &'static str, Result<(&'static str, Kind), &'static str>);
+        let cases: &[Case] = &[
             ("net.core.somaxconn", "1024", Ok(("net/core/somaxconn", Kind::Net))),
             ("net/core/somaxconn", "1024", Ok(("net/core/somaxconn", Kind::Net))),
             ("net.ipv4.conf.eth0/100.rp_filter", "0", Ok(("net/ipv4/conf/eth0.100/rp_filter", Kind::Net))),

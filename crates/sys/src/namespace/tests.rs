@@ -33,7 +33,7 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        for kind in [Kind::Net, Kind::Ipc, Kind::Uts, Kind::Pid] {
+        for kind in [Kind::Net, Kind::Ipc, Kind::Uts, Kind::Pid, Kind::User] {
             let _ = unpin(&self.path().join(kind.directory()).join("n"));
         }
     }
@@ -57,7 +57,8 @@ fn pinned_namespaces_are_new_set_up_and_go() {
         return;
     }
     let dir = Dir::new();
-    let sysctls = [sysctl("net.ipv4.ip_forward", "1"), sysctl("kernel.shm_rmid_forced", "1"), sysctl("kernel.msgmax", "4242")];
+    let sysctls =
+        [sysctl("net.ipv4.ip_forward", "1"), sysctl("kernel.shm_rmid_forced", "1"), sysctl("kernel.msgmax", "4242")];
     let before = std::fs::read_to_string("/proc/sys/kernel/msgmax").unwrap();
     let wanted = Wanted { kinds: Kinds::ALL, hostname: Some("inside"), sysctls: &sysctls };
     let pins = pin(&dir.path(), "n", &wanted).unwrap();
@@ -87,7 +88,9 @@ fn pinned_namespaces_are_new_set_up_and_go() {
 
     // A name in use is refused, without harm to what is there.
     let again = pin(&dir.path(), "n", &wanted).unwrap_err();
-    assert!(matches!(&again, PinError::Attach { kind: Kind::Net, source, .. } if source.kind() == io::ErrorKind::AlreadyExists));
+    assert!(
+        matches!(&again, PinError::Attach { kind: Kind::Net, source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    );
     assert!(is_pinned(&net).unwrap());
 
     for path in [&net, &ipc, &uts] {
@@ -200,4 +203,61 @@ fn threads_do_not_keep_the_namespace() {
     assert_eq!(number(), before);
     let not_one = std::fs::File::open("/dev/null").unwrap();
     assert!(on_fresh_thread(not_one.as_fd(), || ()).is_err());
+}
+
+#[test]
+fn user_namespaces_own_the_others() {
+    if !is_root() {
+        return;
+    }
+    let dir = Dir::new();
+    let range = |length| [IdRange { inside: 0, outside: 100_000, length }];
+    let (users, groups) = (range(65536), range(1000));
+    let maps = IdMaps { users: &users, groups: &groups };
+    let sysctls = [sysctl("net.ipv4.ip_forward", "1"), sysctl("kernel.msgmax", "4243")];
+    let wanted = Wanted { kinds: Kinds::ALL, hostname: Some("mapped"), sysctls: &sysctls };
+    let (user, pins) = pin_with_user(&dir.path(), "n", &wanted, &maps).unwrap();
+    let (net, ipc, uts) = (pins.net.unwrap(), pins.ipc.unwrap(), pins.uts.unwrap());
+    assert_eq!(user, dir.path().join("userns/n"));
+    let read = |file: &str| std::fs::read_to_string(file).unwrap().trim().to_owned();
+    let in_net = on_fresh_thread(open(&net).unwrap().as_fd(), || {
+        let lo = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.connect("127.0.0.1:9")).is_ok();
+        (read("/proc/sys/net/ipv4/ip_forward"), lo)
+    });
+    assert_eq!(in_net.unwrap(), ("1".to_owned(), true));
+    let in_ipc = on_fresh_thread(open(&ipc).unwrap().as_fd(), || read("/proc/sys/kernel/msgmax"));
+    assert_eq!(in_ipc.unwrap(), "4243");
+    let in_uts = on_fresh_thread(open(&uts).unwrap().as_fd(), || rustix::system::uname().nodename().to_owned());
+    assert_eq!(in_uts.unwrap().to_bytes(), b"mapped");
+    // A process of one thread enters, is root inside, and owns the network.
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--user={}", user.display())).arg(format!("--net={}", net.display()));
+    command.args([
+        "sh",
+        "-ec",
+        "id -u; tr -s ' ' < /proc/self/uid_map; tr -s ' ' < /proc/self/gid_map; ip link add d0 type bridge",
+    ]);
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n 0 100000 65536\n 0 100000 1000\n", "{output:?}");
+    assert!(output.status.success(), "{output:?}");
+    for path in [&user, &net, &ipc, &uts] {
+        unpin(path).unwrap();
+    }
+
+    // Failures at each step leave nothing.
+    let unknown = [sysctl("net.no.such.key", "1")];
+    let failing = Wanted { sysctls: &unknown, ..wanted };
+    assert!(matches!(pin_with_user(&dir.path(), "n", &failing, &maps), Err(PinError::SetSysctl { .. })));
+    let overlap = [users[0], users[0]];
+    let bad = IdMaps { users: &overlap, groups: &groups };
+    assert!(matches!(pin_with_user(&dir.path(), "n", &wanted, &bad), Err(PinError::WriteIdMap(_))));
+    let rootless = [IdRange { inside: 1, outside: 100_000, length: 5 }];
+    for maps in [IdMaps { users: &[], groups: &groups }, IdMaps { users: &users, groups: &rootless }] {
+        assert!(matches!(pin_with_user(&dir.path(), "n", &wanted, &maps), Err(PinError::IdMap)));
+    }
+    drop(std::fs::File::create(dir.path().join("utsns/n")).unwrap());
+    assert!(matches!(pin_with_user(&dir.path(), "n", &wanted, &maps), Err(PinError::Attach { kind: Kind::Uts, .. })));
+    for kind in [Kind::User, Kind::Net, Kind::Ipc] {
+        assert_eq!(std::fs::read_dir(dir.path().join(kind.directory())).unwrap().count(), 0, "{kind:?}");
+    }
 }
