@@ -231,18 +231,19 @@ codec!(
     /// A regular expression.
     Regex: String as Text, Clone::clone, |text| match regex::Regex::new(&text) {
         Ok(_) => Ok(text),
-        // The library's text shows the expression over several lines; the reason is in its last one.
+        // Begins as CRI-O's message does, which its tests and people's alerts look for. The library's text shows the
+        // expression over several lines; the reason is in its last one.
         Err(e) => Err(format!(
-            "{text:?} is not a regular expression: {}",
+            "custom log level filter does not compile: {text:?}: {}",
             e.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ")
         )),
     }
 );
 codec!(
-    /// A log level in any case.
+    /// A log level in any case. The message begins as CRI-O's does, which its tests and people's alerts look for.
     Level: LogLevel as Text, |l| l.as_str().to_owned(), |text| {
         text.to_ascii_lowercase().parse().map_err(|_| format!(
-            "{text:?} is not one of \"fatal\", \"panic\", \"error\", \"warn\", \"info\", \"debug\", \"trace\""
+            "not a valid logrus Level: {text:?}, use fatal, panic, error, warn, info, debug or trace"
         ))
     }
 );

@@ -58,7 +58,8 @@ pub(crate) fn parse_toml<'a>(path: &Arc<Path>, bytes: &'a [u8]) -> Result<DeTabl
     let problem = |at: usize, what: String| Problem {
         origin: file_origin(path, line_of(bytes, at)),
         key: String::new(),
-        what: format!("not valid TOML: {what}"),
+        // The beginning is that of CRI-O's message, which its tests and people's alerts look for.
+        what: format!("unable to decode configuration: {what}"),
     };
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
@@ -68,13 +69,15 @@ pub(crate) fn parse_toml<'a>(path: &Arc<Path>, bytes: &'a [u8]) -> Result<DeTabl
     if errors.is_empty() {
         return Ok(table.into_inner());
     }
-    // A broken line can break all that follow; the first few say enough.
+    // One message a line, and the first few of them, say enough: a broken line can break all that follow.
     const MAX_SYNTAX_ERRORS: usize = 10;
-    Err(errors
+    let mut problems: Vec<Problem> = errors
         .iter()
-        .take(MAX_SYNTAX_ERRORS)
         .map(|e| problem(e.span().map_or(0, |span| span.start), e.message().replace('\n', ", ")))
-        .collect())
+        .collect();
+    problems.dedup_by(|a, b| a.origin == b.origin);
+    problems.truncate(MAX_SYNTAX_ERRORS);
+    Err(problems)
 }
 
 /// The line (from 1) of a byte.

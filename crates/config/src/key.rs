@@ -48,6 +48,8 @@ pub(crate) struct Key<C: 'static> {
     pub(crate) is_reloadable: bool,
     /// Whether help hides the flag.
     pub(crate) is_hidden: bool,
+    /// Whether it is printed only if it differs from what an empty table gives.
+    pub(crate) is_terse: bool,
     /// Whether it is only read, never printed.
     pub(crate) is_input_only: bool,
     /// What to use instead, if the key is deprecated.
@@ -81,6 +83,10 @@ impl<C> Key<C> {
     }
     pub(crate) const fn hidden(mut self) -> Self {
         self.is_hidden = true;
+        self
+    }
+    pub(crate) const fn terse(mut self) -> Self {
+        self.is_terse = true;
         self
     }
     pub(crate) const fn input_only(mut self) -> Self {
@@ -133,6 +139,7 @@ macro_rules! key {
             env: $crate::key::Env::Regular,
             is_reloadable: false,
             is_hidden: false,
+            is_terse: false,
             is_input_only: false,
             deprecated: None,
         }

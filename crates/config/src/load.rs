@@ -20,6 +20,8 @@ use crate::{document, storage_conf};
 pub struct Loaded {
     /// The checked configuration.
     pub config: Config,
+    /// The built-in values with those of `storage.conf`: what counts as default when the configuration is printed.
+    pub defaults: Config,
     /// What the operator should know, in the order of the files.
     pub warnings: Vec<Warning>,
     /// The files it came from, in order of precedence (last wins).
@@ -34,7 +36,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     let judged = judge(sources);
     ConfigErrors::from_problems(judged.problems)?;
     let files = sources.storage.iter().chain(&sources.files).map(|file| file.path.clone()).collect();
-    Ok(Loaded { config: judged.config, warnings: judged.warnings, sources: files })
+    Ok(Loaded { config: judged.config, defaults: judged.defaults, warnings: judged.warnings, sources: files })
 }
 
 /// Fuzz entry point: any bytes as `crio.conf`, as a drop-in over it and as `storage.conf`.
@@ -57,6 +59,7 @@ pub fn fuzz(bytes: &[u8]) {
 /// A configuration in which every value that has a problem kept its default.
 pub(crate) struct Judged {
     pub(crate) config: Config,
+    pub(crate) defaults: Config,
     pub(crate) warnings: Vec<Warning>,
     pub(crate) problems: Vec<Problem>,
     /// Whether files could be read as TOML at all.
@@ -118,6 +121,13 @@ pub(crate) fn judge(sources: &Sources) -> Judged {
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let storage =
         storage_conf::parse(&sources.storage, sources.storage_driver.as_deref(), sources.storage_options.as_deref());
+    let mut defaults = Config::default();
+    for key in keys::all() {
+        if let Some(located) = storage.values.get(&key.path()) {
+            // What is wrong with it is reported below, unless a file of ours has another value.
+            let _ = (key.decode)(&mut defaults, located.raw.clone());
+        }
+    }
     for mut layer in std::iter::once(storage).chain(sources.files.iter().map(document::parse)) {
         problems.append(&mut layer.problems);
         warnings.append(&mut layer.warnings);
@@ -155,7 +165,7 @@ pub(crate) fn judge(sources: &Sources) -> Judged {
     }
     settle::settle(&mut config, &merged, handler_problems, &mut problems, &mut warnings);
     warn_without_effect(&config, &merged, &mut warnings);
-    Judged { config, warnings, problems, is_readable }
+    Judged { config, defaults, warnings, problems, is_readable }
 }
 
 /// Decodes a table of keys into its struct.

@@ -36,20 +36,26 @@ their CPU resources from here, with a table [crio.runtime.workloads.NAME.resourc
 ///
 /// Source: the order of tables and the commenting out of built-in values are those of `crio config` of CRI-O.
 pub fn template(config: &Config, which: Template) -> String {
-    let default = Config::default();
+    template_over(&Config::default(), config, which)
+}
+
+/// The same, with the values of `default` (such as [`crate::Loaded::defaults`]) as those that are commented out.
+///
+/// Read again, it gives the same configuration on a host with the same defaults.
+pub fn template_over(default: &Config, config: &Config, which: Template) -> String {
     let mut out = String::new();
     comment(&mut out, HEADER);
     for table in keys::TABLES {
         let _ = writeln!(out, "\n[{table}]");
         for key in keys::all().filter(|key| key.table == table && !key.is_input_only) {
             let value = (key.encode)(config);
-            let is_live = which == Template::Default || value != (key.encode)(&default);
+            let is_live = which == Template::Default || value != (key.encode)(default);
             out.push('\n');
             explain(&mut out, key);
             assign(&mut out, key.name, &value, is_live);
         }
         if table == "crio.runtime" {
-            handlers(&mut out, config, &default, which);
+            handlers(&mut out, config, default, which);
             workloads(&mut out, config);
         }
     }
@@ -81,13 +87,12 @@ fn workloads(out: &mut String, config: &Config) {
     }
 }
 
-/// The keys of a table that a file replaces as a whole; long empty ones are left out.
+/// The keys of a table that a file replaces as a whole; empty lists say nothing.
 fn entry<C>(out: &mut String, keys: &'static [Key<C>], value: &C, default: &C, is_live: bool) {
     for key in keys {
         let raw = (key.encode)(value);
-        let is_empty =
-            matches!(&raw, Raw::List(list) if list.is_empty()) || matches!(&raw, Raw::Map(map) if map.is_empty());
-        if !(is_empty && raw == (key.encode)(default)) {
+        let may_be_left_out = key.is_terse || matches!(&raw, Raw::List(list) if list.is_empty());
+        if !(may_be_left_out && raw == (key.encode)(default)) {
             assign(out, key.name, &raw, is_live);
         }
     }

@@ -58,19 +58,19 @@ words! {
     /// From which severity on messages are logged. `fatal` and `panic` show errors only.
     pub enum LogLevel {
         /// Only what ends the daemon.
-        Fatal = "fatal" | "FATAL" | "Fatal",
+        Fatal = "fatal",
         /// Only what ends the daemon.
-        Panic = "panic" | "PANIC" | "Panic",
+        Panic = "panic",
         /// Somebody must act.
-        Error = "error" | "ERROR" | "Error",
+        Error = "error",
         /// Something was odd but handled.
-        Warn = "warn" | "warning" | "WARN" | "WARNING" | "Warn" | "Warning",
+        Warn = "warn" | "warning",
         /// What an operator would tell a colleague.
-        Info = "info" | "INFO" | "Info",
+        Info = "info",
         /// What a developer would ask for.
-        Debug = "debug" | "DEBUG" | "Debug",
+        Debug = "debug",
         /// Everything.
-        Trace = "trace" | "TRACE" | "Trace",
+        Trace = "trace",
     }
 }
 words! {

@@ -155,8 +155,8 @@ fn mistakes_are_reported_with_those_of_files() {
             "$CONTAINER_PROFILE_PORT: profile-port: 70000 is not a port",
             "$CONTAINER_READ_ONLY: crio.runtime.read_only: \"maybe\" is neither true nor false",
             "--log-format: log-format: \"xml\" is neither \"text\" nor \"json\"",
-            "--log-level: crio.runtime.log_level: \"loud\" is not one of \"fatal\", \"panic\", \"error\", \"warn\", \
-             \"info\", \"debug\", \"trace\"",
+            "--log-level: crio.runtime.log_level: not a valid logrus Level: \"loud\", use fatal, panic, error, warn, info, \
+             debug or trace",
             "--pids-limit: crio.runtime.pids_limit: \"many\" is not an integer",
             "crio.conf:2: crio.runtime.selinux: expected true or false, found integer",
         ]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use config::{Config, SourceFile, Sources, Template, load, template};
+use config::{Config, SourceFile, Sources, Template, load, template, template_over};
 
 /// Key and value as TOML. Source: the built-in defaults of CRI-O 1.37 on a host without storage.conf and SELinux.
 const DEFAULTS: &[(&str, &str)] = &[
@@ -102,12 +102,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ),
     ("crio.runtime.runtimes.crun.allowed_annotations", r#"["io.containers.trace-syscall", "devices.crio.io"]"#),
     ("crio.runtime.runtimes.crun.privileged_without_host_devices", "false"),
-    ("crio.runtime.runtimes.crun.runtime_pull_image", "false"),
-    ("crio.runtime.runtimes.crun.no_sync_log", "false"),
-    ("crio.runtime.runtimes.crun.stream_websockets", "false"),
-    ("crio.runtime.runtimes.crun.exec_cpu_affinity", r#""""#),
-    ("crio.runtime.runtimes.crun.seccomp_profile", r#""""#),
-    ("crio.runtime.runtimes.crun.container_create_timeout", "240"),
     ("crio.checkpoint_restore.container_level_enabled", r#""checkpoint_restore""#),
     ("crio.image.default_transport", r#""docker://""#),
     ("crio.image.global_auth_file", r#""""#),
@@ -192,6 +186,27 @@ fn defaults_are_those_of_cri_o() {
         assert_eq!(found.remove(*key), document.get("v").cloned(), "{key}");
     }
     assert_eq!(found, BTreeMap::new(), "keys without a line in the table");
+}
+
+#[test]
+fn handler_keys_that_are_not_printed_have_cri_o_s_defaults_too() {
+    let crun = &Config::default().runtime.runtimes["crun"];
+    assert!(!crun.runtime_pull_image && !crun.no_sync_log && !crun.stream_websockets);
+    assert_eq!(crun.exec_cpu_affinity.as_str(), "");
+    assert_eq!(crun.seccomp_profile, None);
+    assert_eq!(crun.container_create_timeout.as_secs(), 240);
+    assert!(crun.platform_runtime_paths.is_empty() && crun.default_annotations.is_empty());
+}
+
+#[test]
+fn storage_conf_counts_as_default() {
+    let storage = "[storage]\ngraphroot = \"/graph\"\n[storage.options.overlay]\nmountopt = \"nodev\"";
+    let file = SourceFile { path: "storage.conf".into(), bytes: storage.as_bytes().to_vec() };
+    let loaded = load(&Sources { storage: vec![file], ..Sources::default() }).expect("valid");
+    assert_eq!(loaded.defaults, loaded.config);
+    let printed = template_over(&loaded.defaults, &loaded.config, Template::Effective);
+    assert!(printed.contains("\n# root = \"/graph\"\n") && printed.contains("\n# \t\"overlay.mountopt=nodev\",\n"));
+    assert!(template(&loaded.config, Template::Effective).contains("\nroot = \"/graph\"\n"));
 }
 
 #[test]

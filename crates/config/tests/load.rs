@@ -121,7 +121,7 @@ fn all_problems_are_reported_at_once_with_file_line_and_key() {
     ]);
     let expected = [
         "0.conf:5: crio.runtime.selinux: expected true or false, found string",
-        "1.conf:1: not valid TOML: ",
+        "1.conf:1: unable to decode configuration: ",
         "2.conf:6: crio.runtime.allowed_devices: expected a string in the array, found integer",
         "2.conf:10: crio.network.plugin_dirs: expected an array of strings, found string",
         "2.conf:14: crio.runtime.runtimes.crun.no_sync_log: expected true or false, found integer",
@@ -130,7 +130,7 @@ fn all_problems_are_reported_at_once_with_file_line_and_key() {
         "0.conf:2: crio.log_dir: \"logs\" is not an absolute path",
         "2.conf:2: crio.runtime.default_sysctls: \"a = b\" has blanks around key or value; \"c\" is not of the form key=value",
         "0.conf:6: crio.runtime.log_size_max: 100 must be negative or at least 8192",
-        "2.conf:3: crio.runtime.log_filter: \"(\" is not a regular expression: ",
+        "2.conf:3: crio.runtime.log_filter: custom log level filter does not compile: \"(\": ",
         "2.conf:11: crio.network.cni_status_grace_period: \"-1s\" is not a duration",
         "configuration: crio.api.stream_tls_cert: needed because stream_enable_tls is set",
         "configuration: crio.api.stream_tls_key: needed because stream_enable_tls is set",
@@ -368,7 +368,10 @@ fn deprecated_and_unknown_and_ineffective_keys_are_named() {
 fn bytes_that_are_no_text_are_a_problem_of_their_file() {
     let bad = SourceFile { path: "bad".into(), bytes: b"[crio]\nroot = \"\xff\"".to_vec() };
     let error = load(&Sources { files: vec![bad], ..Sources::default() }).expect_err("not UTF-8");
-    assert_eq!(error.to_string(), "1 problem in the configuration: bad:2: not valid TOML: bytes that are not UTF-8");
+    assert_eq!(
+        error.to_string(),
+        "1 problem in the configuration: bad:2: unable to decode configuration: bytes that are not UTF-8"
+    );
 }
 
 /// Text made of pieces of configuration, so that many cases get past the TOML parser.

@@ -8,6 +8,8 @@ use crate::handler::{RuntimeHandler, Workload, WorkloadResources};
 use crate::key::{Key, key};
 use crate::value::{ExecCpuAffinity, MonitorExecCgroup, RuntimeType};
 
+/// Those CRI-O does not print are terse: scripts that edit a printed configuration by the name of a key (such as
+/// `seccomp_profile`) must find it once.
 pub(crate) static HANDLER: &[Key<RuntimeHandler>] = &[
     key!(
         RuntimeHandler,
@@ -87,50 +89,58 @@ pub(crate) static HANDLER: &[Key<RuntimeHandler>] = &[
         PlatformPaths,
         platform_runtime_paths,
         "Binaries for images of other platforms, by \"os/arch\" or \"os/arch/variant\"."
-    ),
-    key!(RuntimeHandler, "runtime_pull_image", Bool, runtime_pull_image, "Whether the guest pulls the image itself."),
+    )
+    .terse(),
+    key!(RuntimeHandler, "runtime_pull_image", Bool, runtime_pull_image, "Whether the guest pulls the image itself.")
+        .terse(),
     key!(
         RuntimeHandler,
         "no_sync_log",
         Bool,
         no_sync_log,
         "Whether logs are not synced to disk when a container ends; only for type oci."
-    ),
+    )
+    .terse(),
     key!(
         RuntimeHandler,
         "default_annotations",
         TextMap,
         default_annotations,
         "Annotations of every container whose request does not set them."
-    ),
+    )
+    .terse(),
     key!(
         RuntimeHandler,
         "stream_websockets",
         Bool,
         stream_websockets,
         "Whether the monitor serves WebSocket sessions; only for type pod."
-    ),
+    )
+    .terse(),
     key!(
         RuntimeHandler,
         "exec_cpu_affinity",
         Word<ExecCpuAffinity>,
         exec_cpu_affinity,
         "first runs exec sessions on the first CPU of the container or of the shared set."
-    ),
+    )
+    .terse(),
     key!(
         RuntimeHandler,
         "seccomp_profile",
         OptPath,
         seccomp_profile,
         "Seccomp profile instead of that of [crio.runtime]."
-    ),
+    )
+    .terse(),
     key!(
         RuntimeHandler,
         "container_create_timeout",
         CreateTimeout,
         container_create_timeout,
         "Seconds that creating a container may take, at least 30."
-    ),
+    )
+    .terse(),
 ];
 
 pub(crate) static WORKLOAD: &[Key<Workload>] = &[
