@@ -5,6 +5,9 @@ use comfy_table::{Attribute, Cell, Color, Table, presets};
 /// Characters of an id that people read.
 const SHORT_ID: usize = 13;
 
+/// Blanks between columns.
+const COLUMN_GAP: u16 = 2;
+
 /// A table of text, as wide as it needs to be: a terminal wraps it, `grep` and `awk` find whole lines.
 #[derive(Debug)]
 pub(crate) struct TextTable(Table);
@@ -38,10 +41,14 @@ impl TextTable {
     }
 
     /// The lines, without blanks around them.
-    pub(crate) fn render(&self) -> String {
+    pub(crate) fn render(mut self) -> String {
+        // Blanks between columns only: those before the first would be inside a heading's style.
+        for column in self.0.column_iter_mut() {
+            column.set_padding((0, COLUMN_GAP));
+        }
         let mut rendered = String::new();
         for line in self.0.lines() {
-            rendered.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
+            rendered.push_str(line.trim_end());
             rendered.push('\n');
         }
         rendered
