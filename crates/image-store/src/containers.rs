@@ -269,13 +269,13 @@ impl Store {
         let mut layers = self.layers.write().map_err(records)?;
         let mut containers = self.containers.write().map_err(records)?;
         if let Some(layer) = &layer {
-            away = self.take_layer_files(layer).map_err(path_error)?;
             for file in 0..layers.files() {
                 if layers.rows(file).iter().any(|row| row.id == *layer) {
                     layers.rows_mut(file).retain(|row| row.id != *layer);
                     layers.save(file).map_err(records)?;
                 }
             }
+            away = self.take_layer_files(layer).map_err(path_error)?;
         }
         for file in 0..containers.files() {
             if containers.rows(file).iter().any(|row| row.id == container.as_str()) {

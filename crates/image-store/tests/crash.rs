@@ -1,0 +1,174 @@
+//! Operations that stop dead at every step, as if the power had gone, and what the next open makes of it. Needs root.
+//!
+//! One test alone: faults are injected into the whole process.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use common::{Roots, container_id, digest, gzip, image_of, new_container, put, second_tar, small_tar};
+use domain::id::ImageId;
+use image_store::{ExpectedLayer, LayerPin, StageOptions, Store, fault};
+
+fn names(path: &Path) -> BTreeSet<String> {
+    std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Disk and records agree in every respect.
+fn check(roots: &Roots, store: &Store, what: &str) {
+    let layers = store.layers().unwrap();
+    let ids: BTreeSet<String> = layers.iter().map(|layer| layer.id.to_string()).collect();
+    let home = roots.root().join("overlay");
+    let directories: BTreeSet<String> = names(&home).into_iter().filter(|name| name.len() == 64).collect();
+    assert_eq!(directories, ids, "{what}: layer directories");
+    assert_eq!(names(&home.join("l")).len(), ids.len(), "{what}: short names");
+    let containers = store.containers().unwrap();
+    let used: BTreeSet<String> = containers.iter().filter_map(|it| Some(it.layer.as_ref()?.to_string())).collect();
+    let mut files = names(&roots.root().join("overlay-layers"));
+    for layer in &layers {
+        if let Some(parent) = &layer.parent {
+            assert!(ids.contains(parent.as_str()), "{what}: parent");
+        }
+        assert!(home.join(layer.id.as_str()).join("diff").is_dir(), "{what}: diff");
+        if layer.diff_id.is_some() {
+            assert!(files.remove(&format!("{}.tar-split.gz", layer.id)), "{what}: tar-split");
+        } else {
+            assert!(used.contains(layer.id.as_str()), "{what}: a layer without a container");
+        }
+    }
+    let expected = ["layers.json", "layers.lock", "volatile-layers.json"].map(str::to_owned).into();
+    assert!(files.is_subset(&expected), "{what}: {files:?}");
+    let images = store.images().unwrap();
+    let mut directories = names(&roots.root().join("overlay-images"));
+    for image in &images {
+        assert!(directories.remove(image.id.as_str()));
+        assert_eq!(digest(&store.image_manifest(&image.id).unwrap()), image.digest.clone().unwrap(), "{what}");
+        assert_eq!(digest(&store.image_config(&image.id).unwrap()).hex(), image.id.as_str(), "{what}");
+        assert!(image.size.is_some(), "{what}: a layer of an image is missing");
+        assert!(ids.contains(image.top_layer.as_ref().unwrap().as_str()), "{what}: top layer");
+    }
+    let expected = ["images.json", "images.lock"].map(str::to_owned).into();
+    assert!(directories.is_subset(&expected), "{what}: {directories:?}");
+    for container in &containers {
+        // Of one whose removal was interrupted, directories and layer go before the record.
+        if container.id == container_id(1) {
+            let layer = container.layer.as_ref().unwrap();
+            assert!(ids.contains(layer.as_str()), "{what}: a container without its layer");
+            assert!(store.container_dir(&container.id).is_dir() && store.container_run_dir(&container.id).is_dir());
+        }
+    }
+    let area = names(&home.join(".crio-staging"));
+    assert_eq!(area.len(), 2, "{what}: staging of the dead stays: {area:?}");
+}
+
+fn pull(store: &Store) -> Result<ImageId, String> {
+    let blobs: Vec<_> = [small_tar(), second_tar()].map(|tar| (gzip(&tar), tar, "+gzip")).into();
+    let mut pins: Vec<LayerPin> = Vec::new();
+    for (blob, tar, _) in &blobs {
+        let parent = pins.last().map(LayerPin::id);
+        let pin = match store.find_layer(parent, &digest(tar)).map_err(|error| error.to_string())? {
+            Some(pin) => pin,
+            None => {
+                let staged =
+                    store.stage_layer(&blob[..], StageOptions::default()).map_err(|error| error.to_string())?;
+                let expected =
+                    ExpectedLayer { diff_id: digest(tar), compressed_digest: digest(blob), compressed_size: None };
+                store.commit_layer(staged, parent, &expected).map_err(|error| error.to_string())?
+            }
+        };
+        pins.push(pin);
+    }
+    let image = image_of(&blobs, &["localhost/new:1", "localhost/moves:1"], pins.last().map(LayerPin::id));
+    let id = image.id.clone();
+    store.put_image(image).map_err(|error| error.to_string())?;
+    Ok(id)
+}
+
+/// The same configuration under another manifest, as a registry serves it after recompressing.
+fn put_again(store: &Store) -> Result<(), String> {
+    let blobs: Vec<_> = [small_tar(), second_tar()].map(|tar| (tar.clone(), tar, "")).into();
+    let parent = image_store::layer_id(None, &digest(&small_tar()));
+    let top = image_store::layer_id(Some(&parent), &digest(&second_tar()));
+    store.put_image(image_of(&blobs, &["localhost/new:1"], Some(&top))).map_err(|error| error.to_string())
+}
+
+type Operation = (&'static str, fn(&Store) -> Result<(), String>);
+
+fn run() -> [Operation; 2] {
+    [
+        ("pull", |store| pull(store).map(drop)),
+        ("run", |store| {
+            let image = store.find_image("localhost/base:1").unwrap().unwrap().id;
+            store.create_container(new_container(2, Some(&image))).map_err(|error| error.to_string())?;
+            store.mount(&container_id(2)).map_err(|error| error.to_string())?;
+            store.remove_container(&container_id(2)).map_err(|error| error.to_string())
+        }),
+    ]
+}
+
+#[test]
+fn every_step_can_be_the_last() {
+    let operations: [Operation; 4] = [
+        run()[0],
+        run()[1],
+        ("remove image", |store| {
+            let Some(image) = store.find_image("localhost/new:1").map_err(|error| error.to_string())? else {
+                return Ok(());
+            };
+            store.remove_image(&image.id).map_err(|error| error.to_string())
+        }),
+        ("put again", put_again),
+    ];
+    let mut total = 0;
+    for (name, operation) in operations {
+        for steps in 0.. {
+            let what = format!("{name}, {steps} steps");
+            let roots = Roots::in_memory();
+            let store = roots.open();
+            let base = put(&store, &[small_tar()], &["localhost/base:1", "localhost/moves:1"]);
+            store.create_container(new_container(1, Some(&base))).unwrap();
+            if name == "remove image" || name == "put again" {
+                pull(&store).unwrap();
+            }
+            fault::fail_after(Some(steps));
+            let result = operation(&store);
+            drop(store);
+            fault::fail_after(None);
+            let store = roots.open();
+            check(&roots, &store, &what);
+            assert!(store.find_image("localhost/base:1").unwrap().is_some(), "{what}");
+            assert!(store.container(&container_id(1)).unwrap().is_some(), "{what}");
+            let holders = store.images().unwrap();
+            let holders = holders.iter().filter(|image| image.names.iter().any(|own| own == "localhost/moves:1"));
+            assert!(holders.count() <= 1, "{what}: a name of two images");
+            if name == "pull" && store.find_image("localhost/new:1").unwrap().is_none() {
+                assert_eq!(store.layers().unwrap().len(), 2, "{what}: layers of the image that never was");
+            }
+            // What was interrupted can be done again.
+            operation_again(&store, name, operation).unwrap_or_else(|error| panic!("{what}: {error}"));
+            check(&roots, &store, &what);
+            for container in store.containers().unwrap() {
+                store.remove_container(&container.id).unwrap();
+            }
+            for image in store.images().unwrap() {
+                store.remove_image(&image.id).unwrap();
+            }
+            assert_eq!(roots.layer_dirs(), 0, "{what}");
+            check(&roots, &store, &what);
+            total += 1;
+            if result.is_ok() {
+                break;
+            }
+            assert!(steps < 200, "{name} never ends");
+        }
+    }
+    assert!(total > 60, "only {total} steps: injection does not reach the operations");
+}
+
+fn operation_again(store: &Store, name: &str, operation: fn(&Store) -> Result<(), String>) -> Result<(), String> {
+    if name == "run" {
+        store.remove_container(&container_id(2)).map_err(|error| error.to_string())?;
+    }
+    operation(store)
+}
