@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn layouts_are_told_apart() {
         let hybrid = format!("{V1}36 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
-        let v2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n40 1 0:9 / /a\\040b rw - ext4 /dev/x rw\n";
+        let v2 =
+            "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n40 1 0:9 / /a\\040b rw - ext4 /dev/x rw\n";
         for (text, version, is_hybrid, memory) in [
             (V1, CgroupVersion::V1, false, Some("/sys/fs/cgroup/memory/crio/x")),
             (&hybrid, CgroupVersion::V1, true, Some("/sys/fs/cgroup/memory/crio/x")),

@@ -77,8 +77,8 @@ impl Layout {
         check_path(path)?;
         let mut pids = BTreeSet::new();
         for mount in self.all_mounts() {
-            let directories = walk(&below(mount, path))
-                .map_err(|source| ProcessesError::Walk { path: path.to_owned(), source })?;
+            let directories =
+                walk(&below(mount, path)).map_err(|source| ProcessesError::Walk { path: path.to_owned(), source })?;
             for directory in directories {
                 pids_of(&directory, &mut pids)?;
             }

@@ -120,7 +120,8 @@ fn check_unit_name(name: &str, suffixes: &[&str], kind: &'static str) -> Result<
     let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
     let is_good = name.len() <= UNIT_NAME_MAX_BYTES
         && stem.is_some_and(|stem| {
-            let is_character = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'\\' | b'@');
+            let is_character =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'\\' | b'@');
             !stem.is_empty() && stem.bytes().all(is_character)
         });
     if is_good { Ok(()) } else { Err(UnitError::Name { name: name.chars().take(100).collect(), kind }) }
@@ -139,10 +140,10 @@ pub fn is_running() -> bool {
 pub fn start_scope(unit: &str, slice: &str, pid: i32, properties: &[ScopeProperty]) -> Result<(), StartScopeError> {
     check_unit_name(unit, &[".scope"], "scope")?;
     slice_path(slice).map_err(UnitError::Slice)?;
-    let pid_number = u32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(StartScopeError::NotArrived {
-        unit: unit.to_owned(),
-        pid,
-    })?;
+    let pid_number = u32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid > 0)
+        .ok_or(StartScopeError::NotArrived { unit: unit.to_owned(), pid })?;
     let mut values = vec![
         ("Description", Value::String("monitor of a container".to_owned())),
         ("Slice", Value::String(slice.to_owned())),

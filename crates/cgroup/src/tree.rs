@@ -200,27 +200,18 @@ pub(crate) fn walk(top: &Path) -> Result<Vec<PathBuf>, RemoveError> {
     Ok(found)
 }
 
-/// Removes one directory and what is below it, children first.
-fn remove_tree(top: &Path) -> Result<(), RemoveError> {
-    let mut wait = BUSY_FIRST_WAIT;
-    for attempt in 0..=BUSY_RETRIES {
-        let mut busy = None;
-        for directory in walk(top)?.into_iter().rev() {
-            match fs::remove_dir(&directory) {
-                Ok(()) => {}
-                Err(source) if is_gone(&source) => {}
-                Err(source) if is_busy(&source) => busy = Some(directory),
-                Err(source) => return Err(RemoveError::Remove { path: directory, source }),
-            }
+/// Removes one directory and what is below it, children first; returns one that is busy.
+fn try_remove_tree(top: &Path) -> Result<Option<PathBuf>, RemoveError> {
+    let mut busy = None;
+    for directory in walk(top)?.into_iter().rev() {
+        match fs::remove_dir(&directory) {
+            Ok(()) => {}
+            Err(source) if is_gone(&source) => {}
+            Err(source) if is_busy(&source) => busy = Some(directory),
+            Err(source) => return Err(RemoveError::Remove { path: directory, source }),
         }
-        match busy {
-            None => return Ok(()),
-            Some(path) if attempt == BUSY_RETRIES => return Err(RemoveError::Busy { path }),
-            Some(_) => std::thread::sleep(wait),
-        }
-        wait *= 2;
     }
-    Ok(())
+    Ok(busy)
 }
 
 /// An empty cpuset takes no process (ENOSPC), and a new one is empty.
@@ -288,26 +279,47 @@ impl Layout {
         check_path(path)?;
         for mount in self.working_mounts() {
             let directory = below(mount, path);
-            write(&directory.join("cgroup.procs"), &pid.to_string())
-                .map_err(|source| MoveError::Write { pid, path: directory, source })?;
+            write(&directory.join("cgroup.procs"), &pid.to_string()).map_err(|source| MoveError::Write {
+                pid,
+                path: directory,
+                source,
+            })?;
         }
         Ok(())
     }
 
     /// Removes a cgroup with all below it, children first, in every hierarchy. Absent is success.
     ///
-    /// Blocks for up to 1.3 seconds while processes in it are on their way out. Tries all hierarchies, then returns the
-    /// first error.
+    /// Blocks for up to 1.3 seconds while processes in it are on their way out. One hierarchy's trouble does not keep
+    /// the others; the first error is returned.
     pub fn remove(&self, path: &str) -> Result<(), RemoveError> {
         check_path(path)?;
-        let mut first = Ok(());
-        for mount in self.all_mounts() {
-            let removed = remove_tree(&below(mount, path));
-            if first.is_ok() {
-                first = removed;
+        let mut wait = BUSY_FIRST_WAIT;
+        let mut pending: Vec<PathBuf> = self.all_mounts().iter().map(|mount| below(mount, path)).collect();
+        let mut first = None;
+        for attempt in 0..=BUSY_RETRIES {
+            let mut busy = None;
+            pending.retain(|top| match try_remove_tree(top) {
+                Ok(None) => false,
+                Ok(Some(path)) => {
+                    busy.get_or_insert(path);
+                    true
+                }
+                Err(error) => {
+                    first.get_or_insert(error);
+                    false
+                }
+            });
+            match busy {
+                None => break,
+                Some(path) if attempt == BUSY_RETRIES => {
+                    first.get_or_insert(RemoveError::Busy { path });
+                }
+                Some(_) => std::thread::sleep(wait),
             }
+            wait *= 2;
         }
-        first
+        first.map_or(Ok(()), Err)
     }
 
     /// How many processes of a cgroup the kernel has killed for want of memory; `None` when the cgroup is gone or the
