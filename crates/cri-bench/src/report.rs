@@ -17,8 +17,17 @@ struct Row {
 impl Row {
     /// Ours divided by the peer's median, where both were measured and the peer's is not zero.
     fn ratio(&self) -> Option<f64> {
-        match self.summaries[..] {
-            [Some(ours), Some(peer)] if peer.median > 0.0 => Some(ours.median / peer.median),
+        self.ratio_of(|summary| summary.median)
+    }
+
+    /// The same of the smallest samples, which other load on the machine disturbs least.
+    fn ratio_of_min(&self) -> Option<f64> {
+        self.ratio_of(|summary| summary.min)
+    }
+
+    fn ratio_of(&self, figure: impl Fn(&Summary) -> f64) -> Option<f64> {
+        match &self.summaries[..] {
+            [Some(ours), Some(peer)] if figure(peer) > 0.0 => Some(figure(ours) / figure(peer)),
             _ => None,
         }
     }
@@ -51,6 +60,7 @@ pub(crate) fn table(results: &Results) -> String {
     }
     if results.engines.len() == 2 {
         header.push("ours/peer".to_owned());
+        header.push("of min".to_owned());
     }
     header.push("WHAT".to_owned());
     table.set_header(header);
@@ -68,6 +78,7 @@ pub(crate) fn table(results: &Results) -> String {
         }
         if results.engines.len() == 2 {
             cells.push(number(row.ratio(), 2));
+            cells.push(number(row.ratio_of_min(), 2));
         }
         cells.push(Cell::new(row.metric.meaning));
         table.add_row(cells);
@@ -91,12 +102,12 @@ pub(crate) fn table(results: &Results) -> String {
 }
 
 /// For programs: `{engines: [{name, version, helpers}], rounds, parallel, pods, host_network, metrics: {NAME: {unit,
-/// ours: {samples, min, median, p95}, peer, ratio}}}`; what was not measured is null.
+/// ours: {samples, min, median, p95}, peer, ratio, ratio_of_min}}}`; what was not measured is null.
 pub(crate) fn json(results: &Results) -> Value {
     let metrics: serde_json::Map<String, Value> = rows(results)
         .into_iter()
         .map(|row| {
-            let mut metric = json!({"unit": row.metric.unit, "ratio": row.ratio()});
+            let mut metric = json!({"unit": row.metric.unit, "ratio": row.ratio(), "ratio_of_min": row.ratio_of_min()});
             for (engine, summary) in results.engines.iter().zip(&row.summaries) {
                 metric[engine.name] = json!(summary);
             }
@@ -161,8 +172,8 @@ mod tests {
         let text = table(&results());
         assert!(text.starts_with("ours: ours 1, 3 monitors or shims for 3 pods\npeer: peer 1"), "{text}");
         let row = text.lines().find(|line| line.trim_start().starts_with("start ")).unwrap();
-        let words: Vec<&str> = row.split_whitespace().take(9).collect();
-        assert_eq!(words, ["start", "ms", "10.00", "20.00", "30.00", "40.00", "45.00", "50.00", "0.44"]);
+        let words: Vec<&str> = row.split_whitespace().take(10).collect();
+        assert_eq!(words, ["start", "ms", "10.00", "20.00", "30.00", "40.00", "45.00", "50.00", "0.44", "0.25"]);
         let row = text.lines().find(|line| line.trim_start().starts_with("rss ")).unwrap();
         let words: Vec<&str> = row.split_whitespace().take(9).collect();
         assert_eq!(words, ["rss", "KiB", "-", "-", "-", "2048", "2048", "2048", "-"]);
@@ -174,6 +185,7 @@ mod tests {
         let value = json(&results());
         assert_eq!(value["metrics"]["start"]["ours"]["median"], 20.0);
         assert_eq!(value["metrics"]["start"]["ratio"], 20.0 / 45.0);
+        assert_eq!(value["metrics"]["start"]["ratio_of_min"], 0.25);
         assert_eq!(value["metrics"]["rss"]["ours"], Value::Null);
         assert_eq!(value["metrics"]["rss"]["ratio"], Value::Null);
         assert_eq!(value["engines"][1]["version"], "peer 1");
