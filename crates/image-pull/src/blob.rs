@@ -1,20 +1,22 @@
 //! A layer's bytes as they come: bounded by the declared size, resumed after broken connections.
 
 use std::fmt;
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use domain::digest::Digest;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 
-use crate::error::{BlobError, LocalError, TransferError};
+use crate::error::{BlobError, LocalError, RequestError, TransferError};
 use crate::http::session::Session;
 use crate::http::{next_frame, retry};
 use crate::image::LayerBlob;
@@ -84,6 +86,14 @@ impl BlobStream {
     /// The next bytes; `None` after the last one. Safe to cancel: no bytes are lost.
     pub async fn next_chunk(&mut self) -> Option<Result<Bytes, BlobError>> {
         self.next().await
+    }
+
+    /// The same bytes for blocking code, which must run outside the runtime's worker threads.
+    ///
+    /// An error of the stream becomes an [`io::Error`] whose inner error is the [`BlobError`].
+    #[must_use]
+    pub fn into_blocking_reader(self, runtime: Handle) -> BlockingBlobReader {
+        BlockingBlobReader { stream: self, runtime, chunk: Bytes::new() }
     }
 
     pub(crate) async fn open_remote(session: Arc<Session>, layer: &LayerBlob) -> Result<Self, BlobError> {
@@ -161,6 +171,49 @@ impl Stream for BlobStream {
     }
 }
 
+/// A [`BlobStream`] as a blocking reader. Holds one chunk; nothing is copied until it is read.
+#[derive(Debug)]
+pub struct BlockingBlobReader {
+    stream: BlobStream,
+    runtime: Handle,
+    chunk: Bytes,
+}
+
+impl BlockingBlobReader {
+    /// What all bytes must hash to.
+    #[must_use]
+    pub fn expected_digest(&self) -> &Digest {
+        self.stream.expected_digest()
+    }
+}
+
+impl BufRead for BlockingBlobReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.chunk.is_empty() {
+            match self.runtime.block_on(self.stream.next_chunk()) {
+                Some(Ok(chunk)) => self.chunk = chunk,
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => break,
+            }
+        }
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.chunk.advance(amount);
+    }
+}
+
+impl Read for BlockingBlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
 /// A blob at a registry.
 struct Remote {
     session: Arc<Session>,
@@ -184,7 +237,15 @@ impl Remote {
                 if self.yielded == self.size {
                     return Ok(None);
                 }
-                self.connect().await?;
+                match self.connect().await {
+                    Ok(()) => {}
+                    // A registry that restarts refuses connections for a while: part of the same break.
+                    Err(BlobError::Request { source: RequestError::Transfer { source, .. }, .. }) => {
+                        self.after_break(Some(source)).await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             let Some((authority, body)) = &mut self.body else { continue };
             let stall = self.session.http().timeouts.stall;

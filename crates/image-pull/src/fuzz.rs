@@ -14,7 +14,7 @@ pub fn reference(bytes: &[u8]) {
     if let Ok(reference) = Reference::parse(&text) {
         let again = Reference::parse(&reference.to_string());
         assert_eq!(again.as_ref(), Ok(&reference), "printing and parsing disagree");
-        assert_eq!(Reference::parse(&reference.familiar()).map(|familiar| familiar.to_string()).is_ok(), true);
+        assert_eq!(Reference::parse(&reference.familiar()).as_ref(), Ok(&reference), "the short form means another");
     }
     let _ = NameOrId::parse(&text);
     let _ = Source::parse(&text);
@@ -59,4 +59,62 @@ pub fn archive_index(bytes: &[u8]) {
 /// Credential files.
 pub fn auth_file(bytes: &[u8]) {
     let _ = crate::auth::parse_auth_file(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    /// A few thousand mutations of real inputs: what a fuzzer finds in its first seconds, on every test run.
+    #[test]
+    fn mutated_inputs_do_not_panic() {
+        let mut archive = vec![0_u8; 512];
+        archive[..5].copy_from_slice(b"a/b/c");
+        archive[124..135].copy_from_slice(b"00000000010");
+        archive[156] = b'0';
+        archive[257..263].copy_from_slice(b"ustar\0");
+        archive[148..156].fill(b' ');
+        let sum: u32 = archive.iter().map(|byte| u32::from(*byte)).sum();
+        archive[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.resize(512 * 4, 0);
+        assert_eq!(crate::local::tar::index_bytes(&archive), Some(1));
+        let digest = "a".repeat(64);
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{digest}","size":7,"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#
+        );
+        type Target = fn(&[u8]);
+        let seeds: [(Target, Vec<u8>); 7] = [
+            (super::reference, format!("docker.io/library/a_b:tag@sha256:{digest}").into_bytes()),
+            (super::reference, b"[::1]:5000/a/b-c.d:T".to_vec()),
+            (super::manifest, manifest.into_bytes()),
+            (super::www_authenticate, br#"Bearer realm="https://a/t",service="s",scope="x:y", Basic realm=q"#.to_vec()),
+            (
+                super::registries,
+                b"[[registry]]\nprefix=\"*.example\"\nlocation=\"*.b\"\n[[registry.mirror]]\nlocation=\"c/d\"".to_vec(),
+            ),
+            (super::archive_index, archive),
+            (super::auth_file, br#"{"auths":{"a.b/c":{"auth":"dTpw"}},"credHelpers":{"x":"y"}}"#.to_vec()),
+        ];
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        for (target, seed) in seeds {
+            target(&seed);
+            for _ in 0..2000 {
+                let mut bytes = seed.clone();
+                for _ in 0..=random(4) {
+                    let at = random(bytes.len());
+                    match random(4) {
+                        0 => bytes[at] = u8::try_from(random(256)).unwrap(),
+                        1 => bytes.truncate(at + 1),
+                        2 => bytes.insert(at, b"@/:.*\"\\=,-_\0 {}[]"[random(17)]),
+                        _ => bytes.swap(at, 0),
+                    }
+                }
+                target(&bytes);
+            }
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub mod registries;
 mod source;
 
 pub use auth::Credentials;
-pub use blob::{BlobProgress, BlobStream};
+pub use blob::{BlobProgress, BlobStream, BlockingBlobReader};
 pub use client::{Client, ClientOptions, LoopbackTrust, RetryPolicy, Timeouts};
 pub use error::{BlobError, ErrorKind, RegistryAnswer, RequestError, ResolveError, TransferError};
 pub use http::proxy::ProxyOptions;

@@ -186,14 +186,15 @@ impl Reference {
         Self { domain: self.domain.clone(), path: self.path.clone(), selector: Selector::Digest(digest) }
     }
 
-    /// As people write it: without the default registry, `library/` and, for tags, everything kept.
+    /// As people write it: without the default registry and `library/`, where that still means the same.
     #[must_use]
     pub fn familiar(&self) -> String {
         let text = self.to_string();
-        let Some(rest) = text.strip_prefix("docker.io/") else { return text };
-        match rest.strip_prefix("library/") {
-            Some(official) if !self.path[OFFICIAL_REPOSITORIES.len() + 1..].contains('/') => official.to_owned(),
-            _ => rest.to_owned(),
+        let short = text.strip_prefix("docker.io/").map(|rest| rest.strip_prefix("library/").unwrap_or(rest));
+        // `docker.io/localhost/app` must not become `localhost/app`.
+        match short.filter(|short| Self::parse(short).as_ref() == Ok(self)) {
+            Some(short) => short.to_owned(),
+            None => text,
         }
     }
 }
@@ -435,7 +436,15 @@ mod tests {
         assert_eq!(reference.repository(), "docker.io/library/busybox");
         assert_eq!(reference.tag(), Some("1"));
         assert_eq!(reference.familiar(), "busybox:1");
-        assert_eq!(Reference::parse("docker.io/a/b:1").unwrap().familiar(), "a/b:1");
+        for (text, familiar) in [
+            ("docker.io/a/b:1", "a/b:1"),
+            ("docker.io/localhost/b:1", "docker.io/localhost/b:1"),
+            ("docker.io/a.b/c:1", "docker.io/a.b/c:1"),
+            ("docker.io/library/a/b:1", "docker.io/library/a/b:1"),
+            ("quay.io/library/a:1", "quay.io/library/a:1"),
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().familiar(), familiar);
+        }
         let digest = Digest::parse(&format!("sha256:{HEX}")).unwrap();
         assert_eq!(reference.at_digest(digest.clone()).digest(), Some(&digest));
         assert_eq!(reference.at_digest(digest).familiar(), format!("busybox@sha256:{HEX}"));

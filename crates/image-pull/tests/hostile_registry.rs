@@ -53,6 +53,37 @@ async fn an_image_is_resolved_and_streamed() {
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn blocking_code_reads_the_same_bytes_and_the_same_errors() {
+    use std::io::Read as _;
+    let image = TestImage::of_size(300_000);
+    let served = image.clone();
+    let registry = TestRegistry::start(move |seen| served.reply(seen)).await;
+    let lying = image.clone();
+    let endless = TestRegistry::start(move |seen| match is_layer(&lying, seen) {
+        true => Reply::body(Body::Endless),
+        false => lying.reply(seen),
+    })
+    .await;
+    let client = client();
+    for (registry, is_good) in [(&registry, true), (&endless, false)] {
+        let resolved = resolve(&client, &registry.name("app")).await.unwrap();
+        let stream = client.open_blob(&resolved, &resolved.layers[0]).await.unwrap();
+        let mut reader = stream.into_blocking_reader(tokio::runtime::Handle::current());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        match read.await.unwrap() {
+            Ok(bytes) => assert!(is_good && bytes == image.layer),
+            Err(error) => {
+                let error = error.into_inner().unwrap().downcast::<BlobError>().unwrap();
+                assert!(!is_good && matches!(*error, BlobError::Excess { .. }), "{error:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn lies_are_found_before_anything_is_parsed() {
     let image = TestImage::of_size(10);
@@ -316,7 +347,8 @@ async fn tokens_are_asked_for_once() {
     let scope = "service=reg&scope=repository%3Aapp%3Apull";
     let image = TestImage::of_size(1000);
     let identity = RequestAuth { identity_token: "idt&x".into(), ..RequestAuth::default() }.parse().unwrap().unwrap();
-    let accepts: [(Credentials, fn(&Seen) -> bool); 3] = [
+    type Accepts = fn(&Seen) -> bool;
+    let accepts: [(Credentials, Accepts); 3] = [
         (Credentials::Anonymous, |seen| seen.header("authorization").is_none()),
         (password("u", "p"), |seen| {
             seen.header("authorization") == Some("Basic dTpw") && seen.target.ends_with("&account=u")
@@ -575,4 +607,79 @@ async fn plain_http_needs_permission() {
     let error = resolve(&client, &registry.name("app")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RegistryUnavailable, "{error:?}");
     assert_eq!(registry.seen().len(), 0, "no request in the clear");
+}
+
+#[tokio::test]
+async fn a_registry_that_restarts_is_waited_for() {
+    let image = TestImage::of_size(200_000);
+    let served = image.clone();
+    let first = TestRegistry::start(move |seen| match is_layer(&served, seen) {
+        true => Reply::body(Body::Stalled { declared: 200_000, bytes: served.layer[..50_000].to_vec() }),
+        false => served.reply(seen),
+    })
+    .await;
+    let mut patient = options(std::path::Path::new("/nonexistent"));
+    patient.retry.attempts = 40;
+    let client = Client::new(&patient).unwrap().0;
+    let resolved = resolve(&client, &first.name("app")).await.unwrap();
+    let mut stream = client.open_blob(&resolved, &resolved.layers[0]).await.unwrap();
+    let mut bytes = stream.next_chunk().await.unwrap().unwrap().to_vec();
+    let address = first.address;
+    drop(first);
+    let (served, restart) = (image.clone(), async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    });
+    let second = async move {
+        restart.await;
+        TestRegistry::start_at(address, move |seen| {
+            let from = range_start(seen).unwrap();
+            let mut reply = Reply::new(206, served.layer[from..].to_vec());
+            reply.headers.push(("Content-Range".into(), format!("bytes {from}-199999/200000")));
+            reply
+        })
+        .await
+    };
+    let second = tokio::spawn(second);
+    while let Some(chunk) = stream.next_chunk().await {
+        bytes.extend_from_slice(&chunk.unwrap());
+    }
+    assert!(bytes == image.layer, "resumed bytes differ");
+    assert_eq!(second.await.unwrap().seen().len(), 1);
+}
+
+#[tokio::test]
+async fn plain_requests_go_through_a_proxy_with_its_login() {
+    let image = TestImage::of_size(1000);
+    let served = image.clone();
+    let proxy = TestRegistry::start(move |seen| {
+        if seen.header("proxy-authorization") != Some("Basic cDpx") {
+            return Reply::new(407, "");
+        }
+        match seen.target.strip_prefix("http://registry.test") {
+            Some(target) => served.reply(&Seen { target: target.to_owned(), ..seen.clone() }),
+            None => Reply::new(405, ""),
+        }
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    std::io::Write::write_all(
+        &mut std::fs::File::create(directory.path().join("registries.conf")).unwrap(),
+        b"[[registry]]\nlocation = \"registry.test\"\ninsecure = true\n",
+    )
+    .unwrap();
+    let mut options = options(directory.path());
+    options.proxy.http = format!("http://p:q@{}", proxy.address);
+    options.proxy.https = options.proxy.http.clone();
+    let client = Client::new(&options).unwrap().0;
+    let resolved = resolve(&client, "registry.test/app").await.unwrap();
+    let (bytes, end) = drain(client.open_blob(&resolved, &resolved.layers[0]).await.unwrap()).await;
+    end.unwrap();
+    assert_eq!(bytes, image.layer);
+    assert_eq!(proxy.seen()[0].target, "registry.test:443", "TLS was tried first, by CONNECT");
+    options.proxy.https = format!("http://wrong@{}", proxy.address);
+    options.proxy.http.clear();
+    std::fs::remove_file(directory.path().join("registries.conf")).unwrap();
+    let client = Client::new(&options).unwrap().0;
+    let error = resolve(&client, "registry.test/app").await.unwrap_err();
+    assert!(format!("{error:?}").contains("407") && error.kind().is_registry_unavailable(), "{error:?}");
 }

@@ -399,3 +399,42 @@ async fn layouts_cannot_lead_outside_and_are_checked() {
     let error = client.open_blob(&resolved, &resolved.layers[0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{error:?}");
 }
+
+#[tokio::test]
+async fn tls_goes_through_a_proxy_by_connect() {
+    if !has_tools(&["docker-registry", "skopeo", "openssl"]) {
+        return;
+    }
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path();
+    make_certificates(directory);
+    let image = TestImage::of_size(100_000);
+    write_layout(&directory.join("layout"), &image, "v1");
+    let registry = Registry::start(directory, "", "  tls: {certificate: other.crt, key: other.key}\n");
+    registry.push(directory, "oci:layout:v1", "app:v1", &["--preserve-digests"]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let port = registry.port;
+    let proxy = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                assert!(head.starts_with(b"CONNECT other.test:443 HTTP/1.1\r\n"), "{head:?}");
+                let mut target = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut target).await;
+            });
+        }
+    });
+    write(directory.join("certs.d/other.test/ca.crt"), fs::read(directory.join("other.crt")).unwrap());
+    let mut options = options(directory);
+    options.proxy.https = format!("http://{address}");
+    let client = Client::new(&options).unwrap().0;
+    let resolved = resolve(&client, "other.test/app:v1").await.unwrap();
+    assert_serves(&client, &resolved, &image).await;
+    proxy.abort();
+}

@@ -26,6 +26,9 @@ use crate::registries::Transport;
 /// Largest answer of a proxy to CONNECT: a status line and a few headers.
 const PROXY_ANSWER_MAX_BYTES: usize = 8 << 10;
 
+/// Most addresses of a host that are tried.
+const ADDRESSES_MAX: usize = 8;
+
 /// Carries a [`TransferError`] through hyper, which only lends its causes.
 pub(crate) struct ConnectFailure(Mutex<Option<TransferError>>);
 
@@ -116,8 +119,8 @@ impl Inner {
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let proxy = self.proxy.find(uri);
         let stream = match &proxy {
-            Some(proxy) => dial(&proxy.host, proxy.port).await?,
-            None => dial(host, port).await?,
+            Some(proxy) => dial(&proxy.host, proxy.port, self.limit).await?,
+            None => dial(host, port, self.limit).await?,
         };
         if !is_tls {
             return Ok(Stream { inner: Layered::Plain(stream), is_proxied: proxy.is_some() });
@@ -140,20 +143,25 @@ impl Inner {
     }
 }
 
-async fn dial(host: &str, port: u16) -> Result<TcpStream, TransferError> {
-    let addresses = tokio::net::lookup_host((host, port))
+/// Connects to the first address that answers. No address may use up the time of those after it.
+async fn dial(host: &str, port: u16, limit: Duration) -> Result<TcpStream, TransferError> {
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port))
         .await
-        .map_err(|source| TransferError::LookUp { host: host.to_owned(), source })?;
+        .map_err(|source| TransferError::LookUp { host: host.to_owned(), source })?
+        .take(ADDRESSES_MAX)
+        .collect();
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "host has no address");
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // Without this every small request waits for the previous answer's acknowledgement. Failing to set
                 // it costs time only.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address}")),
         }
     }
     Err(TransferError::Connect { authority: format!("{host}:{port}"), source: last })
