@@ -26,6 +26,7 @@ mod storage_conf;
 mod template;
 pub mod units;
 pub mod value;
+mod version;
 
 pub use handler::{RuntimeHandler, Workload, WorkloadResources};
 pub use host::{CONMON, Host, HostChecked, OWN_MONITOR, PathKind, ThisHost};
@@ -47,3 +48,4 @@ pub use value::{
     LogLevel, MonitorCgroup, MonitorExecCgroup, PullCgroup, RuntimeType, ShortNameMode, StorageDriver, Sysctl,
     SysctlNamespace, TlsMinVersion, Ulimit,
 };
+pub use version::VersionInfo;
