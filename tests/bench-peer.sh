@@ -286,10 +286,6 @@ if [ $# -gt 0 ]; then
 	command_pid=''
 	exit "$result"
 fi
-while kill -0 "$containerd_pid" 2>/dev/null; do
-	sleep 3600 &
-	command_pid=$!
-	wait "$command_pid" || true
-done
+wait "$containerd_pid" || true
 cat "$root/containerd.log" >&2
 fail "containerd ended by itself"
