@@ -442,3 +442,6 @@ fn spec(
     spec.set_gid_mappings(None);
     spec
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,553 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::container::{self, ContainerConfig, ContainerSecurity, Propagation};
+use crate::id::{ContainerId, SandboxId};
+use crate::sandbox::{SandboxConfig, SandboxSecurity};
+use crate::security::{Capabilities, UserNamespace};
+use crate::user::ResolvedUser;
+
+/// Everything an assembly needs, with values a test may change.
+struct Case {
+    config: ContainerConfig,
+    sandbox: SandboxConfig,
+    image: ImageConfig,
+    user: ResolvedUser,
+    node: NodeFacts,
+    defaults: SpecDefaults,
+    handler: HandlerFacts,
+    cgroup: CgroupPlacement,
+    namespaces: NamespacePaths,
+    files: GeneratedFiles,
+    mounts: Vec<ResolvedMount>,
+    devices: Vec<ResolvedDevice>,
+    pod_annotations: BTreeMap<String, String>,
+    seccomp: Option<LinuxSeccomp>,
+    selinux: SelinuxLabels,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        let text = |text: &str| Some(text.to_owned());
+        Self {
+            config: ContainerConfig {
+                security: ContainerSecurity {
+                    namespaces: NamespaceOptions { pid: NamespaceMode::Container, ..NamespaceOptions::default() },
+                    ..ContainerSecurity::default()
+                },
+                ..ContainerConfig::default()
+            },
+            sandbox: SandboxConfig::default(),
+            image: ImageConfig { entrypoint: vec!["/app".into()], ..ImageConfig::default() },
+            user: ResolvedUser { additional_gids: vec![0], ..ResolvedUser::default() },
+            node: NodeFacts::default(),
+            defaults: SpecDefaults { capabilities: vec!["CHOWN".into(), "KILL".into()], ..SpecDefaults::default() },
+            handler: HandlerFacts::default(),
+            cgroup: CgroupPlacement { manager: CgroupManagerKind::Cgroupfs, parent: "/pod".into() },
+            namespaces: NamespacePaths {
+                network: text("/ns/net"),
+                ipc: text("/ns/ipc"),
+                uts: text("/ns/uts"),
+                pid: None,
+                target_pid: None,
+            },
+            files: GeneratedFiles {
+                resolv_conf: text("/f/resolv.conf"),
+                hostname: text("/f/hostname"),
+                containerenv: text("/f/containerenv"),
+                shm: text("/f/shm"),
+                ..GeneratedFiles::default()
+            },
+            mounts: vec![],
+            devices: vec![],
+            pod_annotations: BTreeMap::new(),
+            seccomp: None,
+            selinux: SelinuxLabels::default(),
+        }
+    }
+}
+
+impl Case {
+    fn assemble(&self) -> Result<Assembled, SpecError> {
+        let id = ContainerId::parse(&"c".repeat(64)).expect("an id");
+        container_spec(ContainerInputs {
+            id: &id,
+            config: &self.config,
+            sandbox: &self.sandbox,
+            image: &self.image,
+            user: &self.user,
+            node: &self.node,
+            defaults: &self.defaults,
+            handler: &self.handler,
+            hostname: "pod",
+            cgroup: &self.cgroup,
+            namespaces: &self.namespaces,
+            files: &self.files,
+            rootfs: "/rootfs",
+            mounts: &self.mounts,
+            further_mounts: &[],
+            devices: &self.devices,
+            pod_annotations: &self.pod_annotations,
+            seccomp: self.seccomp.as_ref(),
+            selinux: &self.selinux,
+            annotations: [("k".to_owned(), "v".to_owned())].into(),
+        })
+    }
+
+    fn json(&self) -> Value {
+        let assembled = self.assemble().expect("assembles");
+        serde_json::from_slice(&assembled.to_json().expect("serialises")).expect("parses")
+    }
+
+    fn infra(&self) -> (Value, Vec<Clamp>) {
+        let id = SandboxId::parse(&"a".repeat(64)).expect("an id");
+        let assembled = infra_spec(InfraInputs {
+            id: &id,
+            config: &self.sandbox,
+            image: &self.image,
+            pause_command: &["/pause".to_owned()],
+            user: &self.user,
+            node: &self.node,
+            defaults: &self.defaults,
+            hostname: "pod",
+            cgroup: &self.cgroup,
+            cpuset: "0",
+            namespaces: &self.namespaces,
+            files: &self.files,
+            rootfs: "/rootfs",
+            is_privileged: self.sandbox.security.privileged,
+            seccomp: self.seccomp.as_ref(),
+            selinux: &self.selinux,
+            annotations: BTreeMap::new(),
+        })
+        .expect("assembles");
+        let json = serde_json::from_slice(&assembled.to_json().expect("serialises")).expect("parses");
+        (json, assembled.clamped)
+    }
+}
+
+fn mount_list(spec: &Value) -> Vec<String> {
+    let mounts = spec["mounts"].as_array().expect("has mounts");
+    mounts.iter().map(|mount| mount["destination"].as_str().expect("a path").to_owned()).collect()
+}
+
+fn mount_options(spec: &Value, destination: &str) -> String {
+    let mounts = spec["mounts"].as_array().expect("has mounts");
+    let found: Vec<_> = mounts.iter().filter(|mount| mount["destination"] == destination).collect();
+    assert_eq!(found.len(), 1, "{destination} once in {mounts:?}");
+    let options = found[0]["options"].as_array().expect("has options");
+    options.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn bind(destination: &str) -> ResolvedMount {
+    ResolvedMount { destination: destination.into(), source: "/src".into(), ..ResolvedMount::default() }
+}
+
+#[test]
+fn the_plainest_container_is_exactly_this() {
+    let expected = json!({
+        "ociVersion": "1.0.2",
+        "annotations": {"k": "v"},
+        "hostname": "pod",
+        "root": {"path": "/rootfs", "readonly": false},
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
+            "args": ["/app"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "HOSTNAME=pod"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": ["CAP_CHOWN", "CAP_KILL"],
+                "effective": ["CAP_CHOWN", "CAP_KILL"],
+                "permitted": ["CAP_CHOWN", "CAP_KILL"],
+                "inheritable": [],
+                "ambient": [],
+            },
+            "rlimits": [],
+            "noNewPrivileges": false,
+            "oomScoreAdj": 0,
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
+            {"destination": "/dev/shm", "type": "bind", "source": "/f/shm", "options": ["rw", "bind"]},
+            {"destination": "/etc/resolv.conf", "type": "bind", "source": "/f/resolv.conf",
+             "options": ["rw", "bind", "nodev", "nosuid", "noexec"]},
+            {"destination": "/etc/hostname", "type": "bind", "source": "/f/hostname",
+             "options": ["rw", "bind", "nodev", "nosuid", "noexec"]},
+            {"destination": "/run/.containerenv", "type": "bind", "source": "/f/containerenv", "options": ["rw", "bind"]},
+        ],
+        "linux": {
+            "cgroupsPath": format!("/pod/crio-{}", "c".repeat(64)),
+            "devices": [],
+            "maskedPaths": [],
+            "readonlyPaths": [],
+            "namespaces": [
+                {"type": "mount"},
+                {"type": "network", "path": "/ns/net"},
+                {"type": "ipc", "path": "/ns/ipc"},
+                {"type": "uts", "path": "/ns/uts"},
+                {"type": "pid"},
+                {"type": "cgroup"},
+            ],
+            "resources": {"devices": [{"allow": false, "type": "a", "access": "rwm"}]},
+        },
+    });
+    let made = Case::default();
+    assert_eq!(made.json(), expected);
+    assert_eq!(made.assemble().expect("assembles").clamped, []);
+}
+
+#[test]
+fn equal_requests_are_equal_files() {
+    let first =
+        Case { defaults: SpecDefaults { env: vec!["A=1".into()], ..Case::default().defaults }, ..Case::default() };
+    let privileged = |mut case: Case| {
+        case.config.security.privileged = true;
+        case
+    };
+    for case in [first, privileged(Case::default())] {
+        let bytes = || case.assemble().expect("assembles").to_json().expect("serialises");
+        for _ in 0..20 {
+            assert_eq!(bytes(), bytes());
+        }
+    }
+}
+
+#[test]
+fn namespaces_follow_their_modes() {
+    let kinds = |case: &Case| -> Vec<String> {
+        let spec = case.json();
+        let list = spec["linux"]["namespaces"].as_array().expect("has namespaces");
+        list.iter()
+            .map(|one| format!("{}{}", one["type"].as_str().unwrap_or(""), one["path"].as_str().unwrap_or("")))
+            .collect()
+    };
+    let mut case = Case::default();
+    case.config.security.namespaces.pid = NamespaceMode::Node;
+    case.config.security.namespaces.network = NamespaceMode::Node;
+    case.config.security.namespaces.ipc = NamespaceMode::Node;
+    assert_eq!(kinds(&case), ["mount", "uts/ns/uts", "cgroup"]);
+    case.namespaces.uts = None;
+    assert_eq!(kinds(&case), ["mount", "cgroup"]);
+    assert_eq!(case.json()["hostname"], Value::Null, "the host's name is not ours to change");
+    case.node.cgroup_version = CgroupVersion::V1;
+    assert_eq!(kinds(&case), ["mount"]);
+
+    let mut case = Case::default();
+    case.config.security.namespaces.pid = NamespaceMode::Pod;
+    let missing = SpecError::NoNamespace { kind: "pid", of: "the pod" };
+    assert_eq!(case.assemble().expect_err("no infra"), missing);
+    case.namespaces.pid = Some("/proc/7/ns/pid".into());
+    assert!(kinds(&case).contains(&"pid/proc/7/ns/pid".to_owned()));
+    case.config.security.namespaces.pid = NamespaceMode::Target;
+    assert!(case.assemble().is_err());
+    case.namespaces.target_pid = Some("/proc/8/ns/pid".into());
+    assert!(kinds(&case).contains(&"pid/proc/8/ns/pid".to_owned()));
+
+    let mut case = Case::default();
+    case.namespaces.ipc = None;
+    assert!(case.assemble().is_err(), "a container never gets the host's IPC by omission");
+}
+
+#[test]
+fn what_is_not_done_is_refused_by_name() {
+    let with = |change: &dyn Fn(&mut Case)| {
+        let mut case = Case::default();
+        change(&mut case);
+        case.assemble().map(|_| ()).map_err(|error| error.to_string())
+    };
+    let unsupported = |what: &str| Err(format!("{what} is not supported"));
+    assert_eq!(with(&|case| case.config.cdi_devices = vec!["a/b=c".into()]), unsupported("CDI_devices"));
+    assert_eq!(
+        with(&|case| {
+            let user = UserNamespace { mode: NamespaceMode::Pod, ..UserNamespace::default() };
+            case.config.security.namespaces.user = Some(user);
+        }),
+        unsupported("userns_options with a mode other than NODE")
+    );
+    assert_eq!(
+        with(&|case| {
+            let user = UserNamespace { mode: NamespaceMode::Node, ..UserNamespace::default() };
+            case.config.security.namespaces.user = Some(user);
+        }),
+        Ok(())
+    );
+    for (profile, is_privileged, expected) in [
+        (None, false, Ok(())),
+        (Some(SecurityProfile::Unconfined), false, Ok(())),
+        (Some(SecurityProfile::RuntimeDefault), false, unsupported("seccomp profile RuntimeDefault")),
+        (Some(SecurityProfile::Localhost("/p".into())), false, unsupported("seccomp profile Localhost \"/p\"")),
+        (Some(SecurityProfile::RuntimeDefault), true, Ok(())),
+        (Some(SecurityProfile::Localhost("/p".into())), true, Ok(())),
+    ] {
+        let made = with(&|case| {
+            case.config.security.seccomp = profile.clone();
+            case.config.security.privileged = is_privileged;
+        });
+        assert_eq!(made, expected, "{profile:?} {is_privileged}");
+    }
+    for (profile, has_apparmor, expected) in [
+        (None, false, Ok(())),
+        (Some(SecurityProfile::RuntimeDefault), false, Ok(())),
+        (Some(SecurityProfile::Unconfined), false, Ok(())),
+        (
+            Some(SecurityProfile::Localhost("p".into())),
+            false,
+            Err("AppArmor profile \"p\" is asked for, and this node has no AppArmor".to_owned()),
+        ),
+        (Some(SecurityProfile::Localhost("p".into())), true, unsupported("AppArmor profile Localhost \"p\"")),
+        (Some(SecurityProfile::RuntimeDefault), true, unsupported("AppArmor profile RuntimeDefault")),
+        (Some(SecurityProfile::Unconfined), true, Ok(())),
+    ] {
+        let made = with(&|case| {
+            case.config.security.apparmor = profile.clone();
+            case.node.has_apparmor = has_apparmor;
+        });
+        assert_eq!(made, expected, "{profile:?} {has_apparmor}");
+    }
+    let mut case = Case { seccomp: Some(LinuxSeccomp::default()), ..Case::default() };
+    assert_eq!(case.json()["linux"]["seccomp"], Value::Null, "a profile nobody asked for is not used");
+    case.config.security.seccomp = Some(SecurityProfile::RuntimeDefault);
+    assert!(case.json()["linux"]["seccomp"].is_object());
+}
+
+#[test]
+fn privileged_opens_everything_the_machine_has() {
+    let mut case = Case::default();
+    case.config.security.privileged = true;
+    case.config.security.masked_paths = vec!["/proc/kcore".into()];
+    case.config.security.readonly_paths = vec!["/proc/sys".into()];
+    case.config.security.readonly_rootfs = true;
+    case.config.security.no_new_privs = true;
+    case.selinux = SelinuxLabels { process: "p".into(), mount: "m".into() };
+    case.node.bounding = CapabilitySet::ALL.without(CapabilitySet::of_name("SYS_RESOURCE").expect("known"));
+    let kind = DeviceKind::Char;
+    case.node.host_devices =
+        vec![HostDevice { path: "/dev/fuse".into(), kind, major: 10, minor: 229, mode: 0o666, uid: 0, gid: 0 }];
+    let spec = case.json();
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        assert_eq!(spec["process"]["capabilities"][set].as_array().map(Vec::len), Some(40), "{set}");
+    }
+    assert_eq!((&spec["linux"]["maskedPaths"], &spec["linux"]["readonlyPaths"]), (&json!([]), &json!([])));
+    assert_eq!(mount_options(&spec, "/sys"), "nosuid,noexec,nodev,rw,rslave");
+    assert_eq!(mount_options(&spec, "/sys/fs/cgroup"), "nosuid,noexec,nodev,rw,relatime,rslave");
+    assert_eq!(mount_options(&spec, "/etc/hostname"), "rw,bind,nodev,nosuid,noexec");
+    assert_eq!(spec["root"]["readonly"], true);
+    assert_eq!(spec["linux"]["resources"]["devices"], json!([{"allow": true, "type": "a", "access": "rwm"}]));
+    assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/fuse");
+    assert_eq!(spec["process"]["selinuxLabel"], Value::Null);
+    assert_eq!(spec["linux"]["mountLabel"], "m");
+    let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().expect("has").iter().map(|one| &one["type"]).collect();
+    assert!(!kinds.contains(&&json!("cgroup")));
+    let clamped = case.assemble().expect("assembles").clamped;
+    let missing = CapabilitySet::of_name("SYS_RESOURCE").expect("known");
+    assert_eq!(clamped, [Clamp::Capabilities { missing }, Clamp::NoNewPrivsWithoutEffect]);
+    case.handler.has_no_host_devices_when_privileged = true;
+    let spec = case.json();
+    assert_eq!(
+        (&spec["linux"]["devices"], spec["linux"]["resources"]["devices"][0]["allow"].as_bool()),
+        (&json!([]), Some(false))
+    );
+}
+
+#[test]
+fn the_request_replaces_mounts_of_ours() {
+    let mut case = Case::default();
+    case.mounts = vec![bind("/data/deep/er"), bind("/data"), bind("/dev/shm"), bind("/etc/resolv.conf")];
+    case.mounts[1].propagation = Propagation::HostToContainer;
+    let spec = case.json();
+    let list = mount_list(&spec);
+    assert_eq!(&list[list.len() - 4..], ["/data", "/dev/shm", "/etc/resolv.conf", "/data/deep/er"]);
+    assert_eq!(mount_options(&spec, "/dev/shm"), "rbind,rprivate,rw");
+    assert_eq!(mount_options(&spec, "/etc/resolv.conf"), "rbind,rprivate,rw");
+    assert_eq!(spec["linux"]["rootfsPropagation"], "rslave");
+    case.mounts[0].propagation = Propagation::Bidirectional;
+    assert_eq!(case.json()["linux"]["rootfsPropagation"], "rshared");
+
+    case.mounts = vec![bind("/dev/"), bind("//sys/.")];
+    let list = mount_list(&case.json());
+    let ours: Vec<_> = list.iter().filter(|path| path.starts_with("/dev") || path.starts_with("/sys")).collect();
+    assert_eq!(ours, ["/dev", "/sys"]);
+
+    let first = ResolvedMount { source: "/first".into(), ..bind("/x") };
+    case.mounts = vec![first, ResolvedMount { access: MountAccess::ReadOnly, ..bind("/x/") }];
+    assert_eq!(mount_options(&case.json(), "/x"), "rbind,rprivate,ro");
+    assert_eq!(case.assemble().expect("assembles").clamped, [Clamp::DuplicateMount { path: "/x".into() }]);
+
+    for path in ["relative", "/a/../b", "/a\0"] {
+        case.mounts = vec![bind(path)];
+        assert!(matches!(case.assemble(), Err(SpecError::BadMountPath { .. })), "{path:?}");
+    }
+}
+
+#[test]
+fn mounts_resolve_or_say_why_not() {
+    let all = HandlerFacts { has_recursive_read_only: true, has_id_mapped_mounts: true, ..HandlerFacts::default() };
+    let none = HandlerFacts::default();
+    let plain = container::Mount { container_path: "/c".into(), host_path: "/h".into(), ..container::Mount::default() };
+    let rro = container::Mount { readonly: true, recursive_read_only: true, ..plain.clone() };
+    let mapping = crate::security::IdMapping { host_id: 1, container_id: 0, length: 1 };
+    let mapped = container::Mount { uid_mappings: vec![mapping], gid_mappings: vec![mapping], ..plain.clone() };
+    let image = container::ImageSpec { image: "i".into(), ..container::ImageSpec::default() };
+    let resolve = |asked: &container::Mount, handler| resolve_mount(asked, "/h".into(), "/c".into(), handler);
+    assert_eq!(resolve(&plain, &none).map(|mount| mount.access), Ok(MountAccess::ReadWrite));
+    assert_eq!(resolve(&rro, &all).map(|mount| mount.access), Ok(MountAccess::RecursiveReadOnly));
+    assert!(matches!(resolve(&rro, &none), Err(SpecError::HandlerLacks { .. })));
+    assert!(matches!(resolve(&mapped, &none), Err(SpecError::HandlerLacks { .. })));
+    let writable = container::Mount { readonly: false, ..rro.clone() };
+    assert!(matches!(resolve(&writable, &all), Err(SpecError::RecursiveReadOnlyNeedsReadonly { .. })));
+    let shared = container::Mount { propagation: Propagation::HostToContainer, ..rro };
+    assert!(matches!(resolve(&shared, &all), Err(SpecError::RecursiveReadOnlyNeedsPrivate { .. })));
+    let of_image = container::Mount { image: Some(image), ..plain };
+    assert!(matches!(resolve(&of_image, &all), Err(SpecError::Unsupported { .. })));
+
+    let case = Case { mounts: vec![resolve(&mapped, &all).expect("resolves")], ..Case::default() };
+    let spec = case.json();
+    assert_eq!(spec["ociVersion"], "1.1.0", "only what needs it asks for a newer version");
+    let last = spec["mounts"].as_array().and_then(|mounts| mounts.last()).expect("a mount");
+    assert_eq!(last["uidMappings"], json!([{"hostID": 1, "containerID": 0, "size": 1}]));
+}
+
+#[test]
+fn systemd_gets_its_directories_below_our_files() {
+    let mut case =
+        Case { image: ImageConfig { cmd: vec!["/sbin/init".into()], ..ImageConfig::default() }, ..Case::default() };
+    let spec = case.json();
+    let list = mount_list(&spec);
+    let at = |path: &str| list.iter().position(|one| one == path).unwrap_or_else(|| panic!("{path} in {list:?}"));
+    assert!(at("/run") < at("/run/.containerenv"), "{list:?}");
+    assert_eq!(mount_options(&spec, "/sys/fs/cgroup"), "private,rw");
+    assert_eq!(mount_options(&spec, "/var/log/journal"), "rw,rprivate,noexec,nosuid,nodev,tmpcopyup");
+    assert!(spec["process"]["env"].as_array().expect("has").contains(&json!("container=crio")));
+    case.node.cgroup_version = CgroupVersion::V1;
+    case.node.has_systemd_hierarchy = true;
+    let spec = case.json();
+    assert_eq!(mount_options(&spec, "/sys/fs/cgroup/systemd"), "bind,nodev,noexec,nosuid");
+    assert_eq!(spec["linux"]["maskedPaths"], json!(["/sys/fs/cgroup/systemd/release_agent"]));
+}
+
+#[test]
+fn read_only_configurations_leave_places_to_write() {
+    let mut case = Case { mounts: vec![bind("/tmp")], ..Case::default() };
+    case.defaults.is_read_only = true;
+    case.files.passwd = Some("/f/passwd".into());
+    let spec = case.json();
+    assert_eq!(spec["root"]["readonly"], true);
+    assert_eq!(mount_options(&spec, "/run"), "rw,noexec,nosuid,nodev,tmpcopyup,mode=0755");
+    assert_eq!(mount_options(&spec, "/var/tmp"), "rw,noexec,nosuid,nodev,tmpcopyup,mode=1777");
+    assert_eq!(mount_options(&spec, "/tmp"), "rbind,rprivate,rw");
+    assert_eq!(mount_options(&spec, "/etc/hostname"), "ro,bind,nodev,nosuid,noexec");
+    assert_eq!(mount_options(&spec, "/etc/passwd"), "ro,bind,nodev,nosuid,noexec");
+    case.mounts = vec![bind("/etc")];
+    assert!(!mount_list(&case.json()).contains(&"/etc/passwd".to_owned()), "a whole /etc brings its own users");
+}
+
+#[test]
+fn host_network_shows_the_hosts_file_unless_asked_otherwise() {
+    let mut case = Case::default();
+    case.config.security.namespaces.network = NamespaceMode::Node;
+    assert_eq!(mount_options(&case.json(), "/etc/hosts"), "rw,bind");
+    case.mounts = vec![bind("/etc/hosts")];
+    assert_eq!(mount_options(&case.json(), "/etc/hosts"), "rbind,rprivate,rw");
+}
+
+#[test]
+fn masks_are_joined_with_the_defaults_when_any_are_asked() {
+    let mut case = Case::default();
+    case.config.security.masked_paths = vec!["/proc/mine".into(), "/proc/kcore".into()];
+    case.config.security.readonly_paths = vec!["/proc/sys".into()];
+    case.node.thermal_throttle_paths = vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".into()];
+    let linux = &case.json()["linux"];
+    let masked: Vec<_> = linux["maskedPaths"].as_array().expect("has").iter().filter_map(Value::as_str).collect();
+    assert_eq!(masked.len(), MASKED.len() + 2);
+    assert!(masked.is_sorted() && masked.contains(&"/proc/mine"));
+    assert_eq!(linux["readonlyPaths"], json!(["/proc/sys"]));
+}
+
+#[test]
+fn annotations_of_the_pod_change_what_they_may() {
+    let mut case = Case::default();
+    let annotate = |case: &mut Case, key: &str, value: &str| {
+        case.pod_annotations = [(key.to_owned(), value.to_owned())].into();
+    };
+    annotate(&mut case, "umask.crio.io", "077");
+    assert_eq!(case.json()["process"]["user"]["umask"], 0o77);
+    annotate(&mut case, "umask.crio.io", "0o77");
+    assert_eq!(case.assemble().expect_err("bad"), SpecError::BadUmask { value: "0o77".into() });
+    annotate(&mut case, "cgroup2-mount-hierarchy-rw.crio.io", "true");
+    assert_eq!(mount_options(&case.json(), "/sys/fs/cgroup"), "nosuid,noexec,nodev,relatime,rw");
+    case.node.cgroup_version = CgroupVersion::V1;
+    assert_eq!(mount_options(&case.json(), "/sys/fs/cgroup"), "nosuid,noexec,nodev,relatime,ro");
+    case.node.cgroup_version = CgroupVersion::V2;
+    case.config.metadata.name = "web".into();
+    annotate(&mut case, "unified-cgroup.crio.io/web", "memory.high=1");
+    assert_eq!(case.json()["linux"]["resources"]["unified"], json!({"memory.high": "1"}));
+    annotate(&mut case, "unified-cgroup.crio.io/other", "memory.high=1");
+    assert_eq!(case.json()["linux"]["resources"]["unified"], Value::Null);
+}
+
+#[test]
+fn labels_are_for_the_confined() {
+    let mut case = Case { selinux: SelinuxLabels { process: "p".into(), mount: "m".into() }, ..Case::default() };
+    let labels = |case: &Case| {
+        let spec = case.json();
+        (
+            spec["process"]["selinuxLabel"].as_str().map(str::to_owned),
+            spec["linux"]["mountLabel"].as_str().map(str::to_owned),
+        )
+    };
+    let (process, mount) = (Some("p".to_owned()), Some("m".to_owned()));
+    assert_eq!(labels(&case), (process.clone(), mount.clone()));
+    case.config.security.namespaces.network = NamespaceMode::Node;
+    assert_eq!(labels(&case), (process, mount.clone()));
+    case.defaults.is_selinux_off_for_host_network = true;
+    assert_eq!(labels(&case), (None, mount));
+    case.config.security.namespaces.pid = NamespaceMode::Node;
+    assert_eq!(labels(&case), (None, None));
+}
+
+#[test]
+fn ambient_capabilities_are_told_and_not_given() {
+    let mut case = Case::default();
+    case.config.security.capabilities =
+        Capabilities { add: vec!["NET_RAW".into()], add_ambient: vec!["NET_RAW".into()], drop: vec!["ALL".into()] };
+    assert_eq!(case.json()["process"]["capabilities"]["ambient"], json!([]));
+    assert_eq!(case.json()["process"]["capabilities"]["effective"], json!(["CAP_NET_RAW"]));
+    assert_eq!(case.assemble().expect("assembles").clamped, [Clamp::Ambient]);
+    case.defaults.inheritable = Inheritable::SameAsOthers;
+    assert_eq!(case.json()["process"]["capabilities"]["inheritable"], json!(["CAP_NET_RAW"]));
+}
+
+#[test]
+fn the_infra_container_has_nothing_to_lose() {
+    let mut case = Case::default();
+    case.node.lowest_oom_score_adj = 0;
+    case.sandbox.security =
+        SandboxSecurity { seccomp: Some(SecurityProfile::RuntimeDefault), ..SandboxSecurity::default() };
+    let (spec, clamped) = case.infra();
+    assert_eq!(clamped, [Clamp::OomScoreAdj { wanted: -998, given: 0 }, Clamp::InfraSeccomp]);
+    assert_eq!((&spec["process"]["args"], &spec["process"]["oomScoreAdj"]), (&json!(["/pause"]), &json!(0)));
+    assert_eq!(spec["process"]["capabilities"]["bounding"], json!([]));
+    assert_eq!((&spec["root"]["readonly"], &spec["process"]["noNewPrivileges"]), (&json!(true), &json!(true)));
+    assert_eq!(spec["linux"]["resources"]["cpu"], json!({"shares": 2, "cpus": "0"}));
+    assert_eq!(mount_options(&spec, "/etc/resolv.conf"), "ro,bind,nodev,nosuid,noexec");
+    assert_eq!(spec["linux"]["cgroupsPath"], format!("/pod/crio-{}", "a".repeat(64)));
+    let pid_of = |spec: &Value| {
+        let list = spec["linux"]["namespaces"].as_array().expect("has namespaces").clone();
+        list.into_iter().find(|one| one["type"] == "pid")
+    };
+    assert_eq!(pid_of(&spec), Some(json!({"type": "pid"})), "the one its containers join");
+    case.sandbox.security.namespaces.pid = NamespaceMode::Node;
+    case.sandbox.security.namespaces.network = NamespaceMode::Node;
+    let (spec, _) = case.infra();
+    assert_eq!(pid_of(&spec), None);
+    assert_eq!(mount_options(&spec, "/sys"), "nosuid,noexec,nodev,ro,rbind");
+}
