@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use domain::id::{ContainerId, ImageId, LayerId};
+use durable::Durability;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -70,10 +71,8 @@ impl Store {
         let images = self.images.read().map_err(records)?;
         let mut containers = self.containers.write().map_err(records)?;
         check_free(&new, &layers, &containers)?;
-        let no_image = |image: &ImageId| CreateContainerError::NoImage {
-            container: new.id.clone(),
-            image: image.clone(),
-        };
+        let no_image =
+            |image: &ImageId| CreateContainerError::NoImage { container: new.id.clone(), image: image.clone() };
         let mut parent = String::new();
         if let Some(image) = &new.image {
             let row = images.find(image.as_str()).ok_or_else(|| no_image(image))?;
@@ -82,16 +81,14 @@ impl Store {
                 return Err(no_image(image));
             }
         }
-        let below =
-            if parent.is_empty() { None } else { Some(self.overlay.below(&parent).map_err(path_error)?) };
+        let below = if parent.is_empty() { None } else { Some(self.overlay.below(&parent).map_err(path_error)?) };
         if let (Some(below), Some(image)) = (&below, &new.image)
             && below.depth() > LOWER_MAX
         {
             return Err(CreateContainerError::TooDeep { container: new.id.clone(), image: image.clone() });
         }
-        let layer = random::layer_id()
-            .map_err(PathError::new("draw a name in", self.overlay.home()))
-            .map_err(path_error)?;
+        let layer =
+            random::layer_id().map_err(PathError::new("draw a name in", self.overlay.home())).map_err(path_error)?;
         let now = Timestamp::now().to_string();
         let layer_row = LayerRecord {
             id: layer.to_string(),
@@ -136,7 +133,8 @@ impl Store {
         for path in [&directory, &directory.join(DIFF)] {
             DirBuilder::new().mode(0o700).create(path).map_err(PathError::new("make directory", path))?;
         }
-        let link = self.overlay.dress(&directory, below)?;
+        let durability = if file == STABLE { Durability::Durable } else { Durability::Volatile };
+        let link = self.overlay.dress(&directory, below, durability)?;
         self.overlay.link(&link, layer.as_str())?;
         if file == STABLE { self.overlay.sync_home() } else { Ok(()) }
     }
@@ -192,8 +190,8 @@ impl Store {
     pub fn mounted_path(&self, container: &ContainerId) -> Result<Option<PathBuf>, MountError> {
         let (row, _) = self.find_for_mount(container)?;
         let merged = self.overlay.merged(&row.layer);
-        let is_mounted = is_mount_point(&merged)
-            .map_err(|source| MountError::Path { container: container.clone(), source })?;
+        let is_mounted =
+            is_mount_point(&merged).map_err(|source| MountError::Path { container: container.clone(), source })?;
         Ok(is_mounted.then_some(merged))
     }
 
@@ -227,10 +225,8 @@ impl Store {
     }
 
     fn find_for_mount(&self, container: &ContainerId) -> Result<(ContainerRecord, usize), MountError> {
-        let containers = self
-            .containers
-            .read()
-            .map_err(|source| MountError::Records { container: container.clone(), source })?;
+        let containers =
+            self.containers.read().map_err(|source| MountError::Records { container: container.clone(), source })?;
         let found = containers.locate(container.as_str()).map(|(file, row)| (row.clone(), file));
         let (row, file) = found.ok_or_else(|| MountError::NoContainer { container: container.clone() })?;
         // The layer's name becomes part of paths.

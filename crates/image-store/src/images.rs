@@ -84,8 +84,7 @@ impl Store {
 
     /// One blob stored with an image.
     pub fn image_big_data(&self, image: &ImageId, key: &str) -> Result<Vec<u8>, BigDataError> {
-        let images =
-            self.images.read().map_err(|source| BigDataError::Records { image: image.clone(), source })?;
+        let images = self.images.read().map_err(|source| BigDataError::Records { image: image.clone(), source })?;
         let row = images.find(image.as_str()).ok_or_else(|| BigDataError::NoImage { image: image.clone() })?;
         if !row.big_data_names.iter().any(|name| name == key) {
             return Err(BigDataError::NoKey { image: image.clone(), key: key.to_owned() });
@@ -93,11 +92,9 @@ impl Store {
         let path = self.image_dir(image).join(big_data_file(key));
         match read_regular(&path, BIG_DATA_MAX_BYTES) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(BigDataError::TooLarge {
-                image: image.clone(),
-                key: key.to_owned(),
-                limit: BIG_DATA_MAX_BYTES,
-            }),
+            Ok(None) => {
+                Err(BigDataError::TooLarge { image: image.clone(), key: key.to_owned(), limit: BIG_DATA_MAX_BYTES })
+            }
             Err(source) => Err(BigDataError::Read { image: image.clone(), key: key.to_owned(), source }),
         }
     }
@@ -128,10 +125,8 @@ impl Store {
         }
         let mut images = self.images.write().map_err(records)?;
         let is_new = images.find(new.id.as_str()).is_none();
-        let written = self.write_image_data(&new).map_err(|source| PutImageError::Path {
-            image: new.id.clone(),
-            source,
-        });
+        let written =
+            self.write_image_data(&new).map_err(|source| PutImageError::Path { image: new.id.clone(), source });
         let saved = written.and_then(|data| {
             let rows = images.rows_mut(STABLE);
             take_names(rows, &new.names, new.id.as_str());
@@ -179,12 +174,14 @@ impl Store {
             let path = directory.join(big_data_file(&key));
             fault::step("write image data").map_err(PathError::new("write", &path))?;
             durable::replace(&path, bytes, 0o600, Durability::Volatile).map_err(replace_error(&path))?;
-            written.push(BigData { key, size: bytes.len() as u64, digest: Some(digest_of(bytes)) });
+            written.push((path, BigData { key, size: bytes.len() as u64, digest: Some(digest_of(bytes)) }));
         }
         fault::step("sync image data").map_err(PathError::new("sync", &directory))?;
-        let handle = File::open(&directory).map_err(PathError::new("open", &directory))?;
-        rustix::fs::syncfs(&handle).map_err(PathError::new("sync", &directory))?;
-        Ok(written)
+        // After all of them are written, so that the first fsync takes most of the others along.
+        for path in written.iter().map(|(path, _)| path).chain([&directory]) {
+            File::open(path).and_then(|file| file.sync_all()).map_err(PathError::new("sync", path))?;
+        }
+        Ok(written.into_iter().map(|(_, data)| data).collect())
     }
 
     /// Takes a name from its image, whose id is returned; the image stays, even without names.
@@ -230,10 +227,8 @@ impl Store {
 }
 
 fn check_digests(new: &NewImage) -> Result<(), PutImageError> {
-    let mut blobs = vec![
-        ("manifest", &new.manifest_digest, &new.manifest),
-        ("configuration", &new.config_digest, &new.config),
-    ];
+    let mut blobs =
+        vec![("manifest", &new.manifest_digest, &new.manifest), ("configuration", &new.config_digest, &new.config)];
     if let Some((digest, bytes)) = &new.index {
         blobs.push(("index", digest, bytes));
     }

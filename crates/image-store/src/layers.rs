@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::digest::Digest;
 use domain::id::LayerId;
+use durable::Durability;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -151,7 +152,7 @@ impl Store {
 
     fn name_layer(&self, staged: StagedLayer, id: &LayerId, below: Option<&Below>) -> Result<(), PathError> {
         let StagedLayer { directory, split, .. } = staged;
-        let link = self.overlay.dress(directory.path(), below)?;
+        let link = self.overlay.dress(directory.path(), below, Durability::Durable)?;
         split.move_to(&self.tar_split(id.as_str()))?;
         directory.move_to(&self.overlay.layer_dir(id.as_str()))?;
         self.overlay.link(&link, id.as_str())?;
@@ -277,10 +278,7 @@ fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), 
         });
     }
     if expected.diff_id != contents.diff_id {
-        return Err(CommitLayerError::DiffId {
-            expected: expected.diff_id.clone(),
-            actual: contents.diff_id.clone(),
-        });
+        return Err(CommitLayerError::DiffId { expected: expected.diff_id.clone(), actual: contents.diff_id.clone() });
     }
     Ok(())
 }

@@ -108,8 +108,7 @@ impl OverlayOptions {
     pub(crate) fn parse(options: &[String]) -> Result<Self, OptionsError> {
         let mut checked = Self::default();
         for option in options {
-            let (full, value) =
-                option.split_once('=').ok_or_else(|| OptionsError::NotKeyValue(option.clone()))?;
+            let (full, value) = option.split_once('=').ok_or_else(|| OptionsError::NotKeyValue(option.clone()))?;
             let (full, value) = (full.trim(), value.trim());
             let lower = full.to_ascii_lowercase();
             let key = ["overlay.", "overlay2.", "."]

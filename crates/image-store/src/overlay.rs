@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use durable::Durability;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -37,12 +38,17 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), PathError> {
     DirBuilder::new().mode(mode).create(path).map_err(PathError::new("make directory", path))
 }
 
-fn write_new(path: &Path, content: &str) -> Result<(), PathError> {
+fn write_new(path: &Path, content: &str, durability: Durability) -> Result<(), PathError> {
     let write = || -> io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
-        io::Write::write_all(&mut file, content.as_bytes())
+        io::Write::write_all(&mut file, content.as_bytes())?;
+        if durability == Durability::Durable { file.sync_all() } else { Ok(()) }
     };
     write().map_err(PathError::new("write", path))
+}
+
+fn open_dir(path: &Path) -> Result<File, PathError> {
+    File::open(path).map_err(PathError::new("open", path))
 }
 
 fn read_small(path: &Path) -> Result<String, PathError> {
@@ -146,12 +152,17 @@ impl Overlay {
     }
 
     /// Adds to a directory that has its `diff` what makes it a layer; returns the short name.
-    pub(crate) fn dress(&self, directory: &Path, below: Option<&Below>) -> Result<String, PathError> {
+    pub(crate) fn dress(
+        &self,
+        directory: &Path,
+        below: Option<&Below>,
+        durability: Durability,
+    ) -> Result<String, PathError> {
         fault::step("dress layer directory").map_err(PathError::new("make", directory))?;
         let diff_path = directory.join("diff");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let diff = rustix::fs::openat(CWD, &diff_path, flags, Mode::empty())
-            .map_err(PathError::new("open", &diff_path))?;
+        let diff =
+            rustix::fs::openat(CWD, &diff_path, flags, Mode::empty()).map_err(PathError::new("open", &diff_path))?;
         if let Some(below) = below.filter(|below| below.uid != 0 || below.gid != 0) {
             let owner = (Some(Uid::from_raw(below.uid)), Some(Gid::from_raw(below.gid)));
             rustix::fs::fchown(&diff, owner.0, owner.1).map_err(PathError::new("set owner of", &diff_path))?;
@@ -160,12 +171,17 @@ impl Overlay {
         rustix::fs::fchmod(diff.as_fd(), Mode::from_raw_mode(mode))
             .map_err(PathError::new("set mode of", &diff_path))?;
         let link = random::link_name().map_err(PathError::new("draw a name for", directory))?;
-        write_new(&directory.join("link"), &link)?;
+        write_new(&directory.join("link"), &link, durability)?;
         make_dir(&directory.join("work"), 0o700)?;
         make_dir(&directory.join("merged"), 0o700)?;
         match below {
-            Some(below) => write_new(&directory.join("lower"), &below.lower)?,
+            Some(below) => write_new(&directory.join("lower"), &below.lower, durability)?,
             None => make_dir(&directory.join("empty"), 0o700)?,
+        }
+        if durability == Durability::Durable {
+            for (handle, path) in [(File::from(diff), diff_path.as_path()), (open_dir(directory)?, directory)] {
+                handle.sync_all().map_err(PathError::new("sync", path))?;
+            }
         }
         Ok(link)
     }
@@ -191,7 +207,7 @@ impl Overlay {
     pub(crate) fn sync_home(&self) -> Result<(), PathError> {
         for path in [self.home.join("l"), self.home.clone()] {
             fault::step("sync directory").map_err(PathError::new("sync", &path))?;
-            File::open(&path).and_then(|dir| dir.sync_all()).map_err(PathError::new("sync", &path))?;
+            open_dir(&path)?.sync_all().map_err(PathError::new("sync", &path))?;
         }
         Ok(())
     }
@@ -236,9 +252,9 @@ impl Overlay {
         };
         let mut lowers = Vec::new();
         for short in text.trim().split(':').filter(|short| !short.is_empty()) {
-            let is_short = short.strip_prefix("l/").is_some_and(|link| {
-                !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            });
+            let is_short = short
+                .strip_prefix("l/")
+                .is_some_and(|link| !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()));
             if !is_short {
                 return Err(PathError::new("read", path)(io::Error::from(io::ErrorKind::InvalidData)));
             }
@@ -267,10 +283,7 @@ impl Overlay {
             }
             let Ok(link) = read_small(&entry.path().join("link")) else { continue };
             let link = link.trim();
-            if !link.is_empty()
-                && link.bytes().all(|byte| byte.is_ascii_alphanumeric())
-                && !links.join(link).exists()
-            {
+            if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !links.join(link).exists() {
                 self.link(link, &id)?;
             }
         }

@@ -43,8 +43,7 @@ impl Store {
             self.drop_dead_records(&mut layers, &containers)?;
             self.remove_unmentioned_layers(&layers, &mut away);
             self.remove_unmentioned_images(&images);
-            let pending: Vec<String> =
-                leftovers.pending.iter().flat_map(|id| chain_of(&layers, id.as_str())).collect();
+            let pending: Vec<String> = leftovers.pending.iter().flat_map(|id| chain_of(&layers, id.as_str())).collect();
             let doomed = self.unused(&layers, &images, &containers, &pending);
             if self.remove_layers(&mut layers, &doomed, &mut away).is_err() {
                 tracing::warn!("layers of an image that was never recorded stay until the next start");
@@ -72,8 +71,7 @@ impl Store {
         for file in 0..layers.files() {
             let is_dead = |row: &LayerRecord| {
                 let is_orphan = file == VOLATILE && !in_use.contains(row.id.as_str());
-                (row.is_incomplete() || is_orphan)
-                    && !is_mount_point(&self.overlay.merged(&row.id)).unwrap_or(true)
+                (row.is_incomplete() || is_orphan) && !is_mount_point(&self.overlay.merged(&row.id)).unwrap_or(true)
             };
             if layers.rows(file).iter().any(is_dead) {
                 layers.rows_mut(file).retain(|row| !is_dead(row));
@@ -144,8 +142,7 @@ impl Store {
         let directory = self.image_dir(&image);
         let has_digest = |bytes: &[u8]| Digest::from_sha256(&Sha256::digest(bytes).into()).as_str() == recorded;
         let current = directory.join(MANIFEST_KEY);
-        if read_regular(&current, MANIFEST_MAX_BYTES).is_ok_and(|bytes| bytes.is_some_and(|bytes| has_digest(&bytes)))
-        {
+        if read_regular(&current, MANIFEST_MAX_BYTES).is_ok_and(|bytes| bytes.is_some_and(|bytes| has_digest(&bytes))) {
             return;
         }
         let copy = directory.join(big_data_file(&format!("{MANIFEST_KEY}-{recorded}")));

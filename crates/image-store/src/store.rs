@@ -85,9 +85,8 @@ impl Store {
         for path in made {
             private_dir(&path).map_err(OpenError::Path)?;
         }
-        let overlay =
-            Overlay::open(root.join("overlay"), overlay_options.mountopt, overlay_options.skip_mount_home)
-                .map_err(OpenError::Path)?;
+        let overlay = Overlay::open(root.join("overlay"), overlay_options.mountopt, overlay_options.skip_mount_home)
+            .map_err(OpenError::Path)?;
         let (staging, leftovers) = Staging::open(overlay.home()).map_err(OpenError::Path)?;
         let volatile_root = match options.transient {
             Transient::No => &root,

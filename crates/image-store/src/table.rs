@@ -87,9 +87,7 @@ struct FileStamp {
 impl FileStamp {
     fn of(path: &Path) -> io::Result<Self> {
         match std::fs::metadata(path) {
-            Ok(data) => {
-                Ok(Self { inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) })
-            }
+            Ok(data) => Ok(Self { inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
         }
@@ -114,8 +112,7 @@ pub(crate) struct Table<R> {
 
 impl<R: Record> Table<R> {
     pub(crate) fn open(lock: &Path, files: Vec<TableFile>) -> Result<Self, RecordsError> {
-        let lock =
-            SharedLock::open(lock).map_err(|source| RecordsError::Lock { path: lock.to_owned(), source })?;
+        let lock = SharedLock::open(lock).map_err(|source| RecordsError::Lock { path: lock.to_owned(), source })?;
         let state = Mutex::new(State {
             loaded: false,
             stamp: None,
@@ -144,8 +141,7 @@ impl<R: Record> Table<R> {
         let mut files = Vec::with_capacity(self.files.len());
         for file in &self.files {
             files.push(
-                FileStamp::of(&file.path)
-                    .map_err(|source| RecordsError::Read { path: file.path.clone(), source })?,
+                FileStamp::of(&file.path).map_err(|source| RecordsError::Read { path: file.path.clone(), source })?,
             );
         }
         if !state.loaded || state.stamp != stamp || state.files != files {
@@ -238,8 +234,8 @@ impl<R: Record> Guard<'_, R> {
         fault::step("replace record file").map_err(lock_error)?;
         durable::replace(&target.path, &bytes, 0o600, target.durability)
             .map_err(|source| RecordsError::Write { path: target.path.clone(), source })?;
-        let seen = FileStamp::of(&target.path)
-            .map_err(|source| RecordsError::Read { path: target.path.clone(), source })?;
+        let seen =
+            FileStamp::of(&target.path).map_err(|source| RecordsError::Read { path: target.path.clone(), source })?;
         self.state.stamp = Some(stamp);
         self.state.files[file] = seen;
         self.dirty = false;

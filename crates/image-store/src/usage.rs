@@ -78,7 +78,8 @@ impl Walk {
                 Err(rustix::io::Errno::NOENT) => continue,
                 other => other?,
             };
-            if stat.st_dev != self.device || (stat.st_nlink > 1 && !is_dir(stat.st_mode) && !self.seen.insert(stat.st_ino))
+            if stat.st_dev != self.device
+                || (stat.st_nlink > 1 && !is_dir(stat.st_mode) && !self.seen.insert(stat.st_ino))
             {
                 continue;
             }

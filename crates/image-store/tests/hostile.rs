@@ -81,18 +81,14 @@ fn nothing_gets_out() {
     case("dot dot later", &|tar| done(tar.file("a/../../pwned", b"x")), Err("leads out"));
     case("absolute is inside", &|tar| done(tar.file(&format!("{target}/pwned")[..], b"x")), Ok(()));
     for link in [&target, &up] {
+        case("file through link", &|tar| done(tar.symlink("l", link).file("l/pwned", b"x")), Err("open parent"));
+        case("directory through link", &|tar| done(tar.symlink("l", link).dir("l/sub")), Err("open parent"));
         case(
-            "file through link",
-            &|tar| done(tar.symlink("l", link).file("l/pwned", b"x")),
+            "whiteout through link",
+            &|tar| done(tar.symlink("l", link).file("l/.wh.canary", b"")),
             Err("open parent"),
         );
-        case("directory through link", &|tar| done(tar.symlink("l", link).dir("l/sub")), Err("open parent"));
-        case("whiteout through link", &|tar| done(tar.symlink("l", link).file("l/.wh.canary", b"")), Err("open parent"));
-        case(
-            "opaque through link",
-            &|tar| done(tar.symlink("l", link).file("l/.wh..wh..opq", b"")),
-            Err("opaque"),
-        );
+        case("opaque through link", &|tar| done(tar.symlink("l", link).file("l/.wh..wh..opq", b"")), Err("opaque"));
         case(
             "hard link through link",
             &|tar| done(tar.symlink("l", link).hard_link("h", "l/canary")),
@@ -106,7 +102,11 @@ fn nothing_gets_out() {
     }
     case("hard link out", &|tar| done(tar.hard_link("h", "../../outside/canary")), Err("leads out"));
     case("hard link absolute", &|tar| done(tar.hard_link("h", &canary)), Err("hard link"));
-    case("link over directory", &|tar| done(tar.dir("d").symlink("d", &target).file("d/pwned", b"x")), Err("open parent"));
+    case(
+        "link over directory",
+        &|tar| done(tar.dir("d").symlink("d", &target).file("d/pwned", b"x")),
+        Err("open parent"),
+    );
     case(
         "link over full directory",
         &|tar| done(tar.dir("d").file("d/f", b"x").symlink("d", &target)),
@@ -133,16 +133,32 @@ fn nothing_gets_out() {
         Err("bytes of extensions"),
     );
     case("unknown type", &|tar| done(tar.add(&Entry { name: b"x", flag: b'Z', ..Entry::default() })), Err("type 'Z'"));
-    case("wrong PAX length", &|tar| done(tar.add(&Entry { flag: b'x', content: b"99 path=a\n", ..Entry::default() })), Err("wrong length"));
-    case("sparse map that lies", &|tar| {
-        tar.pax(&[("GNU.sparse.map", b"0,10,5,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 20]);
-    }, Err("out of order"));
-    case("sparse map beyond", &|tar| {
-        tar.pax(&[("GNU.sparse.map", b"95,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 10]);
-    }, Err("beyond the end"));
-    case("overlay's own attributes", &|tar| {
-        tar.pax(&[("SCHILY.xattr.trusted.overlay.redirect", b"/etc"), ("SCHILY.xattr.user.fine", b"1")]).dir("d/");
-    }, Ok(()));
+    case(
+        "wrong PAX length",
+        &|tar| done(tar.add(&Entry { flag: b'x', content: b"99 path=a\n", ..Entry::default() })),
+        Err("wrong length"),
+    );
+    case(
+        "sparse map that lies",
+        &|tar| {
+            tar.pax(&[("GNU.sparse.map", b"0,10,5,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 20]);
+        },
+        Err("out of order"),
+    );
+    case(
+        "sparse map beyond",
+        &|tar| {
+            tar.pax(&[("GNU.sparse.map", b"95,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 10]);
+        },
+        Err("beyond the end"),
+    );
+    case(
+        "overlay's own attributes",
+        &|tar| {
+            tar.pax(&[("SCHILY.xattr.trusted.overlay.redirect", b"/etc"), ("SCHILY.xattr.user.fine", b"1")]).dir("d/");
+        },
+        Ok(()),
+    );
     for (name, tar, expected) in cases {
         let staged = store.stage_layer(&gzip(&tar)[..], StageOptions::default());
         match (staged, expected) {
@@ -181,25 +197,41 @@ fn whiteouts_attributes_and_times_arrive() {
     let roots = Roots::new();
     let store = roots.open();
     let base = Tar::default()
-        .dir("keep").file("keep/a", b"1").dir("gone").file("gone/b", b"1").dir("opaque").file("opaque/c", b"1")
-        .file("file", b"1").dir("again").file("again/old", b"1").finish();
+        .dir("keep")
+        .file("keep/a", b"1")
+        .dir("gone")
+        .file("gone/b", b"1")
+        .dir("opaque")
+        .file("opaque/c", b"1")
+        .file("file", b"1")
+        .dir("again")
+        .file("again/old", b"1")
+        .finish();
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let top = Tar::default()
-        .file(".wh.gone", b"").file("opaque/.wh..wh..opq", b"").file("opaque/new", b"2").file(".wh.file", b"")
+        .file(".wh.gone", b"")
+        .file("opaque/.wh..wh..opq", b"")
+        .file("opaque/new", b"2")
+        .file(".wh.file", b"")
         // Hidden, then made anew: the old content must not come back.
-        .file(".wh.again", b"").dir("again").file("again/new", b"2")
+        .file(".wh.again", b"")
+        .dir("again")
+        .file("again/new", b"2")
         .file(".wh..wh.plnk", b"")
         .pax(&[("SCHILY.xattr.security.capability", &capability), ("SCHILY.xattr.user.note", b"hi")])
         .add(&Entry { name: b"ping", mode: 0o4755, owner: (7, 9), content: b"#!", ..Entry::default() })
         .pax(&[("mtime", b"1234567890.5")])
         .add(&Entry { name: b"dated", flag: b'5', mode: 0o1700, ..Entry::default() })
-        .file("dated/inside", b"x").finish();
+        .file("dated/inside", b"x")
+        .finish();
     let image = put(&store, &[base, top], &["localhost/x:1"]);
     store.create_container(new_container(1, Some(&image))).unwrap();
     let merged = store.mount(&common::container_id(1)).unwrap();
     let names = |path: &str| {
         let mut names: Vec<_> = std::fs::read_dir(merged.join(path))
-            .unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     };
@@ -333,8 +365,7 @@ fn a_full_disk_leaves_nothing() {
 fn many_layers_are_mounted() {
     let roots = Roots::new();
     let store = roots.open();
-    let tars: Vec<Vec<u8>> =
-        (0..130).map(|number| Tar::default().file(&format!("f{number}"), b"x").finish()).collect();
+    let tars: Vec<Vec<u8>> = (0..130).map(|number| Tar::default().file(&format!("f{number}"), b"x").finish()).collect();
     let mut pins: Vec<image_store::LayerPin> = Vec::new();
     let blobs: Vec<_> = tars.iter().map(|tar| (tar.clone(), tar.clone(), "")).collect();
     for tar in &tars {

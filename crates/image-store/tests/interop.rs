@@ -158,3 +158,54 @@ fn we_read_what_others_write() {
     assert_eq!(std::fs::read_dir(roots.root().join("overlay/l")).unwrap().count(), 0);
     assert_eq!(roots.run("podman", &["images", "-q"]), "");
 }
+
+#[test]
+fn what_an_old_podman_takes_away_is_mounted_again() {
+    let roots = Roots::new();
+    let store = roots.open();
+    let image = put(&store, &[small_tar()], &["localhost/x:1"]);
+    store.create_container(new_container(1, Some(&image))).unwrap();
+    let merged = store.mount(&container_id(1)).unwrap();
+    durable::replace(&merged.join("written"), b"kept", 0o600, durable::Durability::Volatile).unwrap();
+    // Debian's podman does not read volatile records, sees nothing mounted, and detaches the driver's home.
+    roots.run("podman", &["images", "-q"]);
+    let merged = store.mount(&container_id(1)).unwrap();
+    assert_eq!(common::read(&merged.join("written")), "kept");
+    assert_eq!(
+        store.layer_usage(&container_id(1)).unwrap(),
+        image_store::Usage { bytes: store_diff_bytes(&roots, &store), inodes: 2 }
+    );
+    // Another store on the same directories, as after a restart, finds it mounted and recorded.
+    drop(store);
+    let store = roots.open();
+    assert_eq!(store.mounted_path(&container_id(1)).unwrap(), Some(merged.clone()));
+    let container = store.container(&container_id(1)).unwrap().unwrap();
+    assert_eq!(container.image, Some(image.clone()));
+    assert_eq!(container.volatile, Volatile::Yes);
+    // A tmpfs in the run directory, as for shared memory, is no obstacle.
+    let shm = store.container_run_dir(&container_id(1)).join("shm");
+    std::fs::create_dir(&shm).unwrap();
+    rustix::mount::mount("tmpfs", &shm, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    store.remove_container(&container_id(1)).unwrap();
+    store.remove_container(&container_id(1)).unwrap();
+    assert!(!merged.exists());
+    assert!(store.container(&container_id(1)).unwrap().is_none());
+    assert!(!store.container_run_dir(&container_id(1)).exists());
+    // An empty root file system, for a sandbox without an image.
+    store.create_container(new_container(2, None)).unwrap();
+    let merged = store.mount(&container_id(2)).unwrap();
+    assert_eq!(std::fs::read_dir(&merged).unwrap().count(), 0);
+    store.unmount(&container_id(2)).unwrap();
+    store.unmount(&container_id(2)).unwrap();
+    assert!(store.mounted_path(&container_id(2)).unwrap().is_none());
+    store.remove_container(&container_id(2)).unwrap();
+    store.remove_image(&image).unwrap();
+    assert_eq!(roots.layer_dirs(), 0);
+}
+
+/// Length of the one file written, and of the directory it is in.
+fn store_diff_bytes(roots: &Roots, store: &image_store::Store) -> u64 {
+    let layer = store.container(&container_id(1)).unwrap().unwrap().layer.unwrap();
+    let diff = roots.root().join("overlay").join(layer.as_str()).join("diff");
+    std::fs::metadata(&diff).unwrap().len() + std::fs::metadata(diff.join("written")).unwrap().len()
+}

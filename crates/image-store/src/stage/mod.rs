@@ -68,9 +68,9 @@ impl Store {
         let (fed, unpacked) = std::thread::scope(|scope| {
             let (path, split) = (directory.path(), split.path());
             let devices = self.devices();
-            let unpacking = std::thread::Builder::new().name("unpack".to_owned()).spawn_scoped(scope, move || {
-                unpack_layer(path, split, devices, Pieces::new(pieces, used, limit))
-            });
+            let unpacking = std::thread::Builder::new()
+                .name("unpack".to_owned())
+                .spawn_scoped(scope, move || unpack_layer(path, split, devices, Pieces::new(pieces, used, limit)));
             let unpacking = match unpacking {
                 Ok(thread) => thread,
                 Err(source) => {
@@ -135,16 +135,7 @@ enum Arrival {
 
 impl Pieces {
     fn new(full: Receiver<Piece>, used: Sender<Vec<u8>>, limit: u64) -> Self {
-        Self {
-            full,
-            used,
-            current: Vec::new(),
-            at: 0,
-            digest: Sha256::new(),
-            size: 0,
-            limit,
-            state: Arrival::Going,
-        }
+        Self { full, used, current: Vec::new(), at: 0, digest: Sha256::new(), size: 0, limit, state: Arrival::Going }
     }
 }
 
@@ -193,9 +184,8 @@ fn unpack_layer(
     devices: DevicePolicy,
     pieces: Pieces,
 ) -> Result<Option<Unpacked>, StageError> {
-    let path_error = |action, path: &Path, source: io::Error| {
-        StageError::Path(PathError { action, path: path.to_owned(), source })
-    };
+    let path_error =
+        |action, path: &Path, source: io::Error| StageError::Path(PathError { action, path: path.to_owned(), source });
     let diff = path.join(DIFF);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, &diff, flags, Mode::empty())
@@ -208,8 +198,7 @@ fn unpack_layer(
         .map_err(|error| path_error("create", split_path, error))?;
     let mut split = SplitWriter::new(BufWriter::new(split_file));
     let mut reader = Reader::new(pieces);
-    let done = Unpacking { tree: Tree::new(root, devices), split: &mut split, split_path, entries: 0 }
-        .run(&mut reader);
+    let done = Unpacking { tree: Tree::new(root, devices), split: &mut split, split_path, entries: 0 }.run(&mut reader);
     let pieces = reader.into_inner();
     match (pieces.state, done) {
         (Arrival::TooLarge, _) => Err(StageError::TooLarge { limit: pieces.limit }),
@@ -224,8 +213,7 @@ fn unpack_layer(
                 .map_err(|error| path_error("write", split_path, error))?;
             fault::step("sync staged layer").map_err(|error| path_error("sync", path, error))?;
             // One call for all files of the layer; the alternative, an fsync each, costs a journal commit a file.
-            rustix::fs::syncfs(&done.root)
-                .map_err(|error| path_error("sync", path, error.into()))?;
+            rustix::fs::syncfs(&done.root).map_err(|error| path_error("sync", path, error.into()))?;
             Ok(Some(Unpacked {
                 digest: pieces.digest.finalize().into(),
                 size: pieces.size,

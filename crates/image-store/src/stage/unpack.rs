@@ -81,14 +81,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(root: OwnedFd, devices: DevicePolicy) -> Self {
-        Self {
-            root,
-            devices,
-            parent: None,
-            directory_times: Vec::new(),
-            uids: BTreeSet::new(),
-            gids: BTreeSet::new(),
-        }
+        Self { root, devices, parent: None, directory_times: Vec::new(), uids: BTreeSet::new(), gids: BTreeSet::new() }
     }
 
     /// Makes a member that has no content, or that is no file of its own.
@@ -169,11 +162,9 @@ impl Tree {
     pub(super) fn finish(mut self) -> Result<(OwnedFd, Vec<u32>, Vec<u32>), TarError> {
         for (path, time) in std::mem::take(&mut self.directory_times) {
             let (parent, name) = split(&path);
-            let set = self
-                .parent(parent)
-                .and_then(|parent| {
-                    Ok(rustix::fs::utimensat(parent, os(name), &times(time), AtFlags::SYMLINK_NOFOLLOW)?)
-                });
+            let set = self.parent(parent).and_then(|parent| {
+                Ok(rustix::fs::utimensat(parent, os(name), &times(time), AtFlags::SYMLINK_NOFOLLOW)?)
+            });
             if let Err(source) = set
                 // Replaced by something else later in the archive.
                 && source.kind() != io::ErrorKind::NotFound

@@ -73,8 +73,7 @@ impl Pax {
             }
             b"GNU.sparse.map" => {
                 self.has_sparse_list = true;
-                self.sparse_numbers =
-                    value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
+                self.sparse_numbers = value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
             }
             b"GNU.sparse.numblocks" => self.has_sparse_list = true,
             _ => {
@@ -122,8 +121,7 @@ impl Pax {
         if !self.sparse_numbers.len().is_multiple_of(2) {
             return Err("sparse map with an odd number of numbers");
         }
-        let extents =
-            self.sparse_numbers.chunks(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect();
+        let extents = self.sparse_numbers.chunks(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect();
         Ok(Some(SparseMap { real_size: self.sparse_size.ok_or("sparse file without a size")?, extents }))
     }
 }
