@@ -1,2 +1,57 @@
-//! crio
-fn main() {}
+//! The daemon and its verbs: parse, load, wire, serve. Decides nothing.
+//!
+//! Promises: every problem of the configuration is printed before anything is bound or mounted; an unknown verb is an
+//! error. Must not know: how anything is done. Begin reading at [`main`], then `daemon`.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod listen;
+mod notify;
+mod version_files;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, Command};
+
+fn command() -> Command {
+    let command = Command::new("crio")
+        .about("OCI-based implementation of Kubernetes' Container Runtime Interface")
+        .disable_help_subcommand(true)
+        .disable_version_flag(true)
+        .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Print the version"))
+        .subcommand(verbs::config_command())
+        .subcommand(verbs::version_command());
+    config::cli::add_flags(command)
+}
+
+fn main() -> ExitCode {
+    let arguments = config::cli::normalize(std::env::args_os());
+    let matches = command().get_matches_from(arguments);
+    if matches.get_flag("version") {
+        println!("crio {}", verbs::version_text());
+        return ExitCode::SUCCESS;
+    }
+    let invocation = config::cli::invocation(&matches, &|name| std::env::var(name).ok());
+    let result = match matches.subcommand() {
+        None => daemon::run(invocation),
+        Some(("config", arguments)) => verbs::config(&invocation, arguments),
+        Some(("version", arguments)) => verbs::version(arguments),
+        Some((other, _)) => Err(format!("command {other:?} not supported").into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crio: {}", telemetry::chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

@@ -44,6 +44,8 @@ pub use image::{
 };
 pub use node::{HandlerStatus, Node, NodeStatus, OpenNodeError, RegistryFiles};
 pub use objects::LookupError;
+pub use image_pull::ErrorKind as RegistryErrorKind;
+pub use image_pull::auth::RequestAuth;
 pub use pull_image::PullImageError;
 pub use remove_container::RemoveContainerError;
 pub use remove_sandbox::RemoveSandboxError;

@@ -254,6 +254,25 @@ impl Node {
         });
     }
 
+    /// Removes every sandbox: after a reboot, or after another version. What fails is told and left to the kubelet.
+    pub async fn remove_all_sandboxes(self: &Arc<Self>) {
+        for sandbox in self.sandboxes() {
+            if let Err(error) = self.remove_sandbox(sandbox.id.as_str()).await {
+                tracing::warn!(sandbox.id = %sandbox.id, error = %crate::undo::chain(&*error), "removing a sandbox of an earlier boot failed");
+            }
+        }
+    }
+
+    /// Reads `registries.conf` again; on an error the old one stays.
+    pub fn reload_registries(&self) {
+        match self.registry.reload_registries() {
+            Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+            Err(error) => {
+                tracing::error!(error = %crate::undo::chain(&error), "reloading registries.conf failed, the old one stays");
+            }
+        }
+    }
+
     /// Tells the operator what the machine cannot give, each kind once in the daemon's life.
     pub(crate) fn say_once(&self, clamped: &[Clamp]) {
         for clamp in clamped {

@@ -8,3 +8,4 @@ pub mod locks;
 pub mod namespace;
 pub mod spawn;
 pub mod supervise;
+pub mod memory;
