@@ -7,6 +7,7 @@
 //! Begin reading at [`TARGETS`]. The seeds are files in `fuzz/seeds/NAME`.
 #![forbid(unsafe_code)]
 
+mod layer;
 mod mutate;
 
 use std::time::Duration;
@@ -33,6 +34,9 @@ const PURE: u32 = 20_000;
 /// For those that do several whole passes for one input.
 const HEAVY: u32 = PURE / 4;
 
+/// For those that write files and wait for the disk.
+const ON_DISK: u32 = 300;
+
 /// Lists the targets and gives each a test of its own, so that they run beside each other and fail by name.
 macro_rules! targets {
     ($($name:ident, $mutations:expr, $run:expr;)*) => {
@@ -55,6 +59,9 @@ targets! {
     www_authenticate, PURE, image_pull::fuzz::www_authenticate;
     manifest, PURE, image_pull::fuzz::manifest;
     archive_index, PURE, image_pull::fuzz::archive_index;
+    store_records, PURE, |bytes| _ = image_store::parse_records(bytes);
+    tar, PURE, layer::scan;
+    unpack, ON_DISK, layer::unpack;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
     network_config, PURE, network::fuzz_config;
@@ -62,6 +69,7 @@ targets! {
     network_cache, PURE, network::fuzz_cache_entry;
     plugin_report, PURE, network::fuzz_report;
     monitor_control, PURE, monitor::fuzz_control_lines;
+    log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     sandbox_state, PURE, state_store::state::fuzz_state;
