@@ -2,6 +2,8 @@
 //!
 //! One test alone: faults are injected into the whole process.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! Layers made to hurt: escapes, damage, sizes, a full disk. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;

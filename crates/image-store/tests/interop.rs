@@ -1,6 +1,8 @@
 //! The store and the tools of the field on the same directories, at the same time. Needs root, podman, skopeo and
 //! buildah.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::os::unix::fs::MetadataExt;

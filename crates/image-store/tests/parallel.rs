@@ -1,5 +1,7 @@
 //! Several threads, several processes, and podman on one store; and how long making a container takes. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::process::{Child, Command};
