@@ -193,6 +193,89 @@ fn wait_for_arrival(unit: &str, pid: i32) -> Result<(), StartScopeError> {
 mod tests {
     use super::*;
 
+    struct Sleeper(std::process::Child);
+
+    impl Sleeper {
+        fn start() -> (Self, i32) {
+            let child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            (Self(child), pid)
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn property(unit: &str, name: &str) -> String {
+        let shown =
+            std::process::Command::new("systemctl").args(["show", "-P", name, unit]).output().expect("systemctl runs");
+        String::from_utf8_lossy(&shown.stdout).trim().to_owned()
+    }
+
+    /// On a node with systemd; elsewhere it says that it was skipped.
+    #[test]
+    fn systemd_makes_scopes_and_takes_them_away() {
+        if !is_running() {
+            println!("SKIPPED: systemd does not run this machine");
+            return;
+        }
+        let unit = format!("crio-test-{}.scope", std::process::id());
+        let slice = format!("crio_test_{}-inner.slice", std::process::id());
+        let (sleeper, pid) = Sleeper::start();
+        let mut properties = ScopeProperty::of_monitors();
+        properties.extend([ScopeProperty::Delegate(true), ScopeProperty::AllowedCpus(vec![1])]);
+        properties.push(ScopeProperty::MemoryMin(1 << 20));
+        let start = Instant::now();
+        start_scope(&unit, &slice, pid, &properties).expect("starts");
+        println!("the process was in its scope after {:?}", start.elapsed());
+        let cgroup = read(Path::new(&format!("/proc/{pid}/cgroup"))).expect("reads");
+        assert!(cgroup.contains(&format!("{}/{unit}", slice_path(&slice).expect("valid"))), "{cgroup}");
+        for (name, expected) in [
+            ("KillSignal", "13"),
+            ("Delegate", "yes"),
+            ("AllowedCPUs", "0"),
+            ("MemoryMin", "1048576"),
+            ("Slice", &slice),
+        ] {
+            assert_eq!(property(&unit, name), expected, "{name}");
+        }
+        assert!(property(&unit, "After").contains("crio.service"));
+
+        let (_second, other) = Sleeper::start();
+        let again = start_scope(&unit, &slice, other, &[]);
+        let Err(StartScopeError::Call { source: CallError::Refused { name, .. }, .. }) = again else {
+            panic!("a name in use was accepted: {again:?}")
+        };
+        assert_eq!(name, "org.freedesktop.systemd1.UnitExists");
+
+        drop(sleeper);
+        let since = Instant::now();
+        while property(&unit, "LoadState") != "not-found" {
+            assert!(since.elapsed() < Duration::from_secs(20), "the scope goes with its last process");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut bus = Connection::open(Path::new(BUS_SOCKET), true, CALL_TIMEOUT).expect("the bus accepts us");
+        let values = [("PIDs", Value::U32List(vec![u32::try_from(other).expect("a pid")]))];
+        bus.start_transient_unit(&unit, "fail", &values).expect("starts over the bus");
+        wait_for_arrival(&unit, other).expect("arrives");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_an_error() {
+        if !is_running() {
+            println!("SKIPPED: systemd does not run this machine");
+            return;
+        }
+        let (sleeper, pid) = Sleeper::start();
+        drop(sleeper);
+        let unit = format!("crio-test-gone-{}.scope", std::process::id());
+        assert!(start_scope(&unit, "system.slice", pid, &[]).is_err());
+    }
+
     #[test]
     fn units_have_plain_names() {
         for (name, ok) in [
