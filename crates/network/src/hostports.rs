@@ -377,13 +377,14 @@ impl Iptables {
     }
 }
 
-/// The device to open for packets from loopback, when a mapping wants that.
+/// The device to open for packets from loopback, when a mapping wants that. A sandbox behind a gateway is not on this
+/// node, and the way to it is not opened.
 fn loopback_device(family: Family, address: IpAddr, mappings: &[&PortMapping]) -> Option<String> {
     let wanted = family == Family::V4 && mappings.iter().any(|mapping| reaches_loopback(mapping));
     if !wanted {
         return None;
     }
-    match sys::link::output_device(address) {
+    match sys::link::on_link_device(address) {
         Ok(device) => device.filter(|device| device != "lo"),
         Err(error) => {
             tracing::warn!(%address, %error, "cannot tell which device leads to a sandbox: no host ports on 127.0.0.1");

@@ -5,6 +5,7 @@
 //! frees the rest. DEL: plugins in reverse order, then the entry goes; dying in between means DEL again, which every
 //! plugin must bear.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -347,43 +348,47 @@ impl Network {
     /// Goes on after failures and reports them together.
     pub async fn gc(&self, valid: &[SandboxId]) -> Result<(), GcError> {
         let deadline = Instant::now() + GC_LIMIT;
-        let _gate = self.shared.collecting.lock().await;
-        let mut keep = self.live().clone();
-        keep.extend(valid.iter().map(|id| id.as_str().to_owned()));
+        let keep = || -> HashSet<String> {
+            let mut keep = self.live().clone();
+            keep.extend(valid.iter().map(|id| id.as_str().to_owned()));
+            keep
+        };
         self.shared.cache.sweep();
+        // Entries first: what is added after this is not among them, what was before is already live.
         let entries = self.shared.cache.find(None);
+        let kept = keep();
         let networks = self.networks();
         let (mut asked, mut failed) = (0, Vec::new());
         for present in networks.iter().filter(|list| !list.disable_gc) {
             // What is not a sandbox's id was attached by somebody else.
             let is_ours =
                 |entry: &&Entry| entry.network == present.name && SandboxId::parse(&entry.container_id).is_ok();
-            for entry in entries.iter().filter(is_ours).filter(|entry| !keep.contains(&entry.container_id)) {
+            for entry in entries.iter().filter(is_ours).filter(|entry| !kept.contains(&entry.container_id)) {
                 asked += 1;
                 let list = self.cached_list(entry).unwrap_or_else(|| present.clone());
                 let outcome = self.del_chain(&list, &cached_runtime(entry), entry.result.as_ref(), deadline).await;
                 let outcome = match outcome {
                     Ok(()) => self.shared.cache.remove(entry).map_err(|error| error.to_string()),
-                    Err(error) => Err(chain(&error)),
+                    Err(error) => Err(chain(&*error)),
                 };
                 if let Err(reason) = outcome {
                     failed.push(format!("delete stale attachment {} {}: {reason}", entry.container_id, entry.ifname));
                 }
             }
-            if present.version >= Version::CURRENT {
-                let list: Vec<Value> = keep
-                    .iter()
-                    .map(|id| {
-                        let known =
-                            entries.iter().find(|entry| entry.container_id == *id && entry.network == present.name);
-                        json!({"containerID": id, "ifname": known.map_or(DEFAULT_IFNAME, |entry| &entry.ifname)})
-                    })
-                    .collect();
-                let extra = GC_KEYS.map(|key| (key, Value::Array(list.clone())));
-                asked += 1;
-                if let Err((kind, error)) = self.call_each(present, Verb::Gc, &extra, deadline).await {
-                    failed.push(format!("collect garbage of plugin {kind}: {}", chain(&error)));
-                }
+        }
+        let asking = |list: &&Arc<NetworkList>| !list.disable_gc && list.version >= Version::CURRENT;
+        for present in networks.iter().filter(asking) {
+            // From here to the plugins' end no ADD begins: it would not be on their list.
+            let _gate = self.shared.collecting.lock().await;
+            let ifname = |id: &str| {
+                let known = entries.iter().find(|entry| entry.container_id == id && entry.network == present.name);
+                known.map_or(DEFAULT_IFNAME, |entry| entry.ifname.as_str())
+            };
+            let list: Vec<Value> = keep().iter().map(|id| json!({"containerID": id, "ifname": ifname(id)})).collect();
+            let extra = GC_KEYS.map(|key| (key, Value::Array(list.clone())));
+            asked += 1;
+            if let Err((kind, error)) = self.call_each(present, Verb::Gc, &extra, deadline).await {
+                failed.push(format!("collect garbage of plugin {kind}: {}", chain(&error)));
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(GcError { asked, failed }) }

@@ -45,9 +45,9 @@ async fn sandbox(node: &NodeRef, number: u8) -> Sandbox {
             let _ = udp.send_to(number.to_string().as_bytes(), peer);
         }
     });
-    // The bridge's IPv6 address cannot be used before its duplicate detection is over.
-    let settled = || !sh("ip -6 -o addr show dev tb30 tentative", "").contains("fd00:30");
-    while !settled() {
+    // IPv6 addresses, the link-local ones among them, cannot be used before their duplicate detection is over.
+    let settled = |device| sh(&format!("ip -6 -o addr show dev {device} tentative"), "").is_empty();
+    while !settled("tb30") || !node.inside(&netns, || settled("eth0")) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Sandbox { netns, ips }

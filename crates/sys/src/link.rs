@@ -1,4 +1,4 @@
-//! The little of rtnetlink(7) the daemon needs itself: `lo` up, and which device leads to an address.
+//! The little of rtnetlink(7) the daemon needs itself: `lo` up, and on which device an address is.
 //!
 //! Plugins do everything else about devices. Both calls act on the network namespace of the calling thread.
 
@@ -18,6 +18,8 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_VIA: u16 = 18;
 const IFF_UP: u32 = 1;
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
@@ -41,10 +43,10 @@ pub fn bring_up_loopback() -> io::Result<()> {
     ask(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, &body).map(drop)
 }
 
-/// The device by which packets to `address` leave the calling thread's network namespace.
+/// The device on whose link `address` is, as seen from the calling thread's network namespace.
 ///
-/// `None`: no route. Source: rtnetlink(7), `RTM_GETROUTE`.
-pub fn output_device(address: IpAddr) -> io::Result<Option<String>> {
+/// `None`: no route, or only one through a gateway. Source: rtnetlink(7), `RTM_GETROUTE`.
+pub fn on_link_device(address: IpAddr) -> io::Result<Option<String>> {
     let (family, octets) = match address {
         IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
         IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
@@ -61,7 +63,7 @@ pub fn output_device(address: IpAddr) -> io::Result<Option<String>> {
         Err(error) if error.raw_os_error() == Some(Errno::NETUNREACH.raw_os_error()) => return Ok(None),
         Err(error) => return Err(error),
     };
-    match parse_output_index(&answer) {
+    match parse_on_link_index(&answer) {
         None => Ok(None),
         Some(index) => {
             let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
@@ -70,21 +72,24 @@ pub fn output_device(address: IpAddr) -> io::Result<Option<String>> {
     }
 }
 
-/// `RTA_OIF` of an `RTM_NEWROUTE` message; `None` when the bytes are something else or cut short.
-fn parse_output_index(message: &[u8]) -> Option<u32> {
+/// `RTA_OIF` of an `RTM_NEWROUTE` message without gateway; `None` when the bytes are something else or cut short.
+fn parse_on_link_index(message: &[u8]) -> Option<u32> {
     if u16_at(message, 4)? != RTM_NEWROUTE {
         return None;
     }
     let mut rest = message.get(HEADER + ROUTE_HEADER..)?;
+    let mut index = None;
     while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
         let length = usize::from(length);
-        if kind == RTA_OIF && length == 8 {
-            return u32_at(rest, 4);
+        match kind {
+            RTA_OIF => index = Some(u32_at(rest, 4)?),
+            RTA_GATEWAY | RTA_VIA => return None,
+            _ => {}
         }
         // Attributes are padded to four bytes; one shorter than its own header would never end.
         rest = rest.get(length.max(4).next_multiple_of(4)..)?;
     }
-    None
+    index
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn loopback_addresses_leave_by_lo() {
         for address in ["127.0.0.1", "::1"] {
-            assert_eq!(output_device(address.parse().unwrap()).unwrap().as_deref(), Some("lo"), "{address}");
+            assert_eq!(on_link_device(address.parse().unwrap()).unwrap().as_deref(), Some("lo"), "{address}");
         }
     }
 
@@ -146,8 +151,11 @@ mod tests {
         whole.extend([8, 0, 4, 0, 3, 0, 0, 0]);
         let mut endless = route.clone();
         endless.extend([0_u8; 40]);
-        let cases: [(&[u8], Option<u32>); 6] = [
+        let mut routed = whole.clone();
+        routed.extend([8, 0, 5, 0, 10, 0, 0, 1]);
+        let cases: [(&[u8], Option<u32>); 7] = [
             (&whole, Some(3)),
+            (&routed, None),
             (&whole[..whole.len() - 1], None),
             (&route, None),
             (&endless, None),
@@ -155,7 +163,7 @@ mod tests {
             (&[0; 64], None),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(parse_output_index(bytes), expected, "{bytes:?}");
+            assert_eq!(parse_on_link_index(bytes), expected, "{bytes:?}");
         }
     }
 }

@@ -261,3 +261,27 @@ fn user_namespaces_own_the_others() {
         assert_eq!(std::fs::read_dir(dir.path().join(kind.directory())).unwrap().count(), 0, "{kind:?}");
     }
 }
+
+#[test]
+fn directories_may_be_shared_or_private() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, unmount};
+    if !is_root() {
+        return;
+    }
+    for propagation in
+        [MountPropagationFlags::SHARED, MountPropagationFlags::PRIVATE, MountPropagationFlags::UNBINDABLE]
+    {
+        let root = tempfile::tempdir().unwrap();
+        mount("none", root.path(), "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(root.path(), propagation).unwrap();
+        let wanted = Wanted { kinds: Kinds::ALL, ..Wanted::default() };
+        let outcome = pin(root.path(), "n", &wanted).map(|pins| {
+            let paths = [pins.net.unwrap(), pins.ipc.unwrap(), pins.uts.unwrap()];
+            let pinned = paths.iter().all(|path| is_pinned(path).unwrap());
+            paths.iter().for_each(|path| unpin(path).unwrap());
+            pinned && paths.iter().all(|path| !path.exists())
+        });
+        unmount(root.path(), UnmountFlags::DETACH).unwrap();
+        assert!(outcome.unwrap(), "{propagation:?}");
+    }
+}

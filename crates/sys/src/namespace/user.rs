@@ -69,7 +69,7 @@ pub fn pin_with_user(
     }
     let mut made = Vec::new();
     for kind in std::iter::once(Kind::User).chain(wanted.kinds.iter()) {
-        match attach(dir, name, kind, &format!("/proc/{pid}/ns/{}", kind.proc_name())) {
+        match attach(dir, name, kind, format!("/proc/{pid}/ns/{}", kind.proc_name())) {
             Ok(path) => made.push((kind, path)),
             Err(source) => {
                 for (_, path) in made {
@@ -227,8 +227,7 @@ impl Plan {
 
     /// Tells the parent 0 or errno.
     fn tell(&self, outcome: libc::c_int) {
-        // SAFETY: the location of this thread's errno is always valid.
-        let code = if outcome < 0 { unsafe { *libc::__errno_location() } } else { 0 };
+        let code = if outcome < 0 { errno() } else { 0 };
         let bytes = code.to_ne_bytes();
         // SAFETY: write(2) reads four bytes of a local.
         unsafe { libc::write(self.reports, bytes.as_ptr().cast(), bytes.len()) };
@@ -239,10 +238,14 @@ impl Plan {
         let mut byte = 0_u8;
         // SAFETY: read(2) writes at most one byte into a local.
         while unsafe { libc::read(self.go, (&raw mut byte).cast(), 1) } < 0 {
-            // SAFETY: the location of this thread's errno is always valid.
-            if unsafe { *libc::__errno_location() } != libc::EINTR {
+            if errno() != libc::EINTR {
                 break;
             }
         }
     }
+}
+
+/// Reads a number; makes no error object.
+fn errno() -> libc::c_int {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
