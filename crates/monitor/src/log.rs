@@ -91,6 +91,11 @@ impl Logs {
         }
     }
 
+    /// Lets go of all targets.
+    pub(crate) fn close(&mut self) {
+        self.targets.clear();
+    }
+
     /// Makes the files durable.
     pub(crate) fn sync(&self, reporter: &Reporter) {
         for target in &self.targets {

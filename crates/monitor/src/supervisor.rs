@@ -36,6 +36,12 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// was written to a terminal in the background, so an empty one may be about to be filled.
 const TERMINAL_SILENCE: Duration = Duration::from_millis(100);
 
+/// How long a killed process may take to end. Only one that hangs in the kernel takes longer than moments.
+const KILLED_MAX: Duration = Duration::from_secs(1);
+
+/// Time between looks at a killed process.
+const KILLED_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Reads from a terminal before others get their turn.
 const TERMINAL_READS: usize = 16;
 
@@ -763,6 +769,8 @@ impl Supervisor {
         if self.options.is_log_synced {
             self.logs.sync(&self.reporter);
         }
+        // A log that filled the disk and was deleted gives its room back only when it is closed.
+        self.logs.close();
         self.retry(unrecorded);
         self.run_exit_command();
         // The lowest eight bits are all that a parent sees.
@@ -786,6 +794,14 @@ impl Supervisor {
         };
         if let Err(error) = killed {
             self.reporter.warn("kill the container after its timeout", &error);
+            return;
+        }
+        // Who inherits it may be slow to collect it, and until then the container that it ran in cannot end.
+        let give_up = Instant::now() + KILLED_MAX;
+        while let Ok(None) = waitpid(Some(container), WaitOptions::NOHANG)
+            && Instant::now() < give_up
+        {
+            std::thread::sleep(KILLED_INTERVAL);
         }
     }
 
