@@ -3,8 +3,23 @@
 /// No source file is longer: beyond this a reader no longer holds it, and it holds two concepts.
 pub(crate) const LINES_MAX: usize = 700;
 
-/// A crate's head says at least what the crate is for and one thing it promises or must not know.
-pub(crate) const HEAD_LINES_MIN: usize = 2;
+/// What a root file is in its package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// Where the crate begins: its head says what it is for and at least one thing it promises or must not know.
+    Main,
+    /// A program beside a library that says so already: one line that sends the reader there is enough.
+    BesideLibrary,
+}
+
+impl Root {
+    fn head_lines_min(self) -> usize {
+        match self {
+            Root::Main => 2,
+            Root::BesideLibrary => 1,
+        }
+    }
+}
 
 /// Whether a crate may contain `unsafe`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +31,14 @@ pub(crate) enum Unsafe {
 }
 
 /// What is wrong with the root file of a crate.
-pub(crate) fn crate_root(text: &str, rule: Unsafe) -> Vec<String> {
+pub(crate) fn crate_root(text: &str, root: Root, rule: Unsafe) -> Vec<String> {
     let mut problems = Vec::new();
     let head = text.lines().skip_while(|line| line.trim().is_empty()).take_while(|line| line.starts_with("//!"));
     let spoken = head.filter(|line| !line["//!".len()..].trim().is_empty()).count();
     if spoken == 0 {
         problems.push("does not begin with a `//!` head that says what the crate is for".to_owned());
-    } else if spoken < HEAD_LINES_MIN {
-        problems.push(format!("its `//!` head has fewer than {HEAD_LINES_MIN} lines"));
+    } else if spoken < root.head_lines_min() {
+        problems.push(format!("its `//!` head has fewer than {} lines", root.head_lines_min()));
     }
     let forbids = text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]");
     if rule == Unsafe::Forbidden && !forbids {
@@ -102,8 +117,10 @@ mod tests {
             ("", Unsafe::Home, &["does not begin with a `//!` head that says what the crate is for"]),
         ];
         for (text, rule, expected) in cases {
-            assert_eq!(crate_root(text, *rule), *expected, "{text:?}");
+            assert_eq!(crate_root(text, Root::Main, *rule), *expected, "{text:?}");
         }
+        assert!(crate_root("//! See the library.\n", Root::BesideLibrary, Unsafe::Home).is_empty());
+        assert!(!crate_root("fn main() {}\n", Root::BesideLibrary, Unsafe::Home).is_empty());
     }
 
     #[test]

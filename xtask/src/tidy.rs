@@ -1,8 +1,8 @@
 //! `cargo xtask tidy`: reads the tree, applies the rules of [`graph`] and [`text`], and lists what breaks them.
 
 use crate::graph::Graph;
-use crate::metadata::{Metadata, Package};
-use crate::text::{self, Unsafe};
+use crate::metadata::{Metadata, Package, Target};
+use crate::text::{self, Root, Unsafe};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -102,11 +102,14 @@ fn check_package(package: &Package, root: &Path, problems: &mut Vec<String>) -> 
         problems.push(format!("{}: {problem}", shown(&package.manifest_path, root)));
     }
     let rule = if package.name == UNSAFE_HOME { Unsafe::Home } else { Unsafe::Forbidden };
+    let is_kind = |target: &Target, wanted: &str| target.kind.iter().any(|kind| kind == wanted);
+    let has_library = package.targets.iter().any(|target| is_kind(target, "lib"));
     for target in &package.targets {
-        if !target.kind.iter().any(|kind| matches!(kind.as_str(), "lib" | "bin" | "proc-macro")) {
+        if !["lib", "bin", "proc-macro"].iter().any(|kind| is_kind(target, kind)) {
             continue;
         }
-        for problem in text::crate_root(&String::from_utf8_lossy(&read(&target.src_path)?), rule) {
+        let role = if has_library && is_kind(target, "bin") { Root::BesideLibrary } else { Root::Main };
+        for problem in text::crate_root(&String::from_utf8_lossy(&read(&target.src_path)?), role, rule) {
             problems.push(format!("{}: {problem}", shown(&target.src_path, root)));
         }
     }

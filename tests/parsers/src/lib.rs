@@ -60,7 +60,7 @@ targets! {
     manifest, PURE, image_pull::fuzz::manifest;
     archive_index, PURE, image_pull::fuzz::archive_index;
     store_records, PURE, |bytes| _ = image_store::parse_records(bytes);
-    tar, PURE, layer::scan;
+    tar, HEAVY, layer::scan;
     unpack, ON_DISK, layer::unpack;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
