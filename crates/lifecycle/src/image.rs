@@ -178,6 +178,9 @@ impl Node {
                     Err(image_store::FindImageError::Ambiguous { .. }) if lookup == ImageLookup::ById => {}
                     Err(source) => return Err(ImagesError::Find { name, source }),
                 }
+                if let Some(image) = find_by_digest(&store, &key)? {
+                    return Ok(Some((image, lookup)));
+                }
             }
             Ok(None)
         })
@@ -227,8 +230,10 @@ impl Node {
         let Some((image, lookup)) = self.find_image(name).await? else { return Ok(()) };
         let (store, asked) = (Arc::clone(&self.store), name.to_owned());
         blocking::run("remove image", move || {
+            // A digest names the content, so that asking to remove it means the image with all its names.
             if let ImageLookup::ByName(name) = lookup
                 && image.names.len() > 1
+                && image.names.contains(&name)
             {
                 store.untag(&name).map_err(ImagesError::from)?;
                 return Ok(());
@@ -258,6 +263,18 @@ impl Node {
         pins.push(self.config.image.pause_image.clone());
         pins
     }
+}
+
+/// An image pulled by a tag is also meant by its repository and any of its manifests' digests.
+fn find_by_digest(store: &Store, key: &str) -> Result<Option<Image>, ImagesError> {
+    let Ok(reference) = Reference::parse(key) else { return Ok(None) };
+    let Some(digest) = reference.digest() else { return Ok(None) };
+    let repository = reference.repository();
+    let has_repository = |name: &String| Reference::parse(name).is_ok_and(|name| name.repository() == repository);
+    Ok(store
+        .images()?
+        .into_iter()
+        .find(|image| image.manifest_digests().contains(digest) && image.names.iter().any(has_repository)))
 }
 
 fn by_name(reference: &Reference) -> (String, ImageLookup) {

@@ -23,6 +23,9 @@ pub const EXEC_OUTPUT_MAX_BYTES: usize = 16 << 20;
 /// How long a child of the program that kept the pipes is listened to. Without an end it would hold the call forever.
 const DRAIN_AFTER_EXIT: Duration = Duration::from_secs(2);
 
+/// How long the runtime may take to notice that the program it waits for was killed.
+const END_AFTER_KILL: Duration = Duration::from_secs(2);
+
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
 /// How a program in a container ended.
@@ -164,7 +167,8 @@ impl Session {
         Ok(status)
     }
 
-    /// Kills the program, by the pid the runtime left, and the runtime.
+    /// Kills the program, by the pid the runtime left. The runtime then ends by itself: it is the program's parent, and
+    /// killed at the same time it would leave a zombie to the container's first process.
     async fn kill(&mut self, pid_file: &Path) -> io::Result<()> {
         let program = std::fs::read_to_string(pid_file)
             .ok()
@@ -172,6 +176,9 @@ impl Session {
             .and_then(|pid| process::identify(pid).ok());
         if let Some(program) = program {
             process::signal(program, 9)?;
+            if tokio::time::timeout(END_AFTER_KILL, self.child.wait()).await.is_ok() {
+                return Ok(());
+            }
         }
         self.child.kill()?;
         self.child.wait().await?;
