@@ -83,11 +83,11 @@ fn sandboxes_are_refused_by_field() {
         (dns("1.1.1.1\noptions x"), "dns_config.servers \"1.1.1.1\\noptions x\" is not one word"),
         (
             v1::PodSandboxConfig { log_directory: "logs".into(), ..sandbox() },
-            "log_directory \"logs\" is not an absolute path without dot segments",
+            "log_directory \"logs\" is not an absolute path without .. segments",
         ),
         (
             v1::PodSandboxConfig { log_directory: "/var/log/../../etc".into(), ..sandbox() },
-            "log_directory \"/var/log/../../etc\" is not an absolute path without dot segments",
+            "log_directory \"/var/log/../../etc\" is not an absolute path without .. segments",
         ),
         (
             v1::PodSandboxConfig { hostname: "a\nb".into(), ..sandbox() },
@@ -140,21 +140,21 @@ fn containers_are_refused_by_field() {
         (v1::ContainerConfig { metadata: None, ..container() }, "metadata is required"),
         (v1::ContainerConfig { image: None, ..container() }, "image is required"),
         (v1::ContainerConfig { image: Some(v1::ImageSpec::default()), ..container() }, "image is required"),
-        (log("/abs"), "log_path \"/abs\" is not a relative path without dot segments"),
-        (log("a/../../b"), "log_path \"a/../../b\" is not a relative path without dot segments"),
-        (log("a\nb"), "log_path \"a\\nb\" is not a relative path without dot segments"),
+        (log("/abs"), "log_path \"/abs\" is not a relative path without .. segments"),
+        (log("a/../../b"), "log_path \"a/../../b\" is not a relative path without .. segments"),
+        (log("a\nb"), "log_path \"a\\nb\" is not a relative path without .. segments"),
         (env("a=b", b"x"), "envs.key \"a=b\" contains an equals sign or a NUL byte"),
         (env("SECRET", b"x\xff"), "value of environment variable \"SECRET\" is not UTF-8"),
         (env("SECRET", b"x\0"), "value of environment variable \"SECRET\" contains a NUL byte"),
         (v1::ContainerConfig { args: vec!["a\0".into()], ..container() }, "args \"a\\0\" contains a NUL byte"),
-        (device("dev/x", ""), "devices.host_path \"dev/x\" is not an absolute path without dot segments"),
+        (device("dev/x", ""), "devices.host_path \"dev/x\" is not an absolute path without .. segments"),
         (device("", ""), "devices.host_path is required"),
         (device("/dev/x", "rx"), "devices.permissions \"rx\" is not a subset of rwm"),
         (with_mount(v1::Mount { container_path: String::new(), ..a_mount() }), "mounts.container_path is required"),
         (with_mount(v1::Mount { host_path: String::new(), ..a_mount() }), "mounts.host_path is required"),
         (
             with_mount(v1::Mount { host_path: "/a/../b".into(), ..a_mount() }),
-            "mounts.host_path \"/a/../b\" is not an absolute path without dot segments",
+            "mounts.host_path \"/a/../b\" is not an absolute path without .. segments",
         ),
         (
             with_mount(v1::Mount { propagation: 9, ..a_mount() }),
@@ -181,6 +181,12 @@ fn container_paths_become_absolute() {
         let config = with_mount(v1::Mount { container_path: given.into(), ..a_mount() });
         assert_eq!(container_config(config).expect("valid").mounts[0].container_path, expected, "{given}");
     }
+}
+
+#[test]
+fn host_paths_may_have_single_dots() {
+    let config = with_mount(v1::Mount { host_path: "/mnt/./data/".into(), ..a_mount() });
+    assert_eq!(container_config(config).expect("valid").mounts[0].host_path, "/mnt/./data/");
 }
 
 #[test]

@@ -444,7 +444,14 @@ mod tests {
             resolve_user(&UserRequest::default(), "late", &passwd, b""),
             Err(ResolveUserError::UnknownUser { .. })
         ));
-        fuzz_resolve_user(b"10:a\nroot:x:0:0\n");
-        fuzz_resolve_user(b"");
+        let sample = b"10:web\nroot:x:0:0::/root:/x\nweb:x:10:4294967294::/:/x\n10:x:0:0::/:/x\n";
+        for at in 0..sample.len() {
+            for byte in [b'\n', b':', b'0', b'9', b'-', b'x', 0, 0xc3, b',', b'#'] {
+                let mut mutated = sample.to_vec();
+                mutated[at] = byte;
+                fuzz_resolve_user(&mutated);
+            }
+            fuzz_resolve_user(&sample[at..]);
+        }
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn parse_unified_annotation(text: &str) -> Result<Vec<(String, String
 /// RFC 4648 with padding. Here because it is the only use in this crate.
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
-    if bytes.is_empty() || bytes.len() % 4 != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
         return None;
     }
     let body = text.trim_end_matches('=');

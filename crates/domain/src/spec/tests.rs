@@ -360,8 +360,8 @@ fn privileged_opens_everything_the_machine_has() {
 
 #[test]
 fn the_request_replaces_mounts_of_ours() {
-    let mut case = Case::default();
-    case.mounts = vec![bind("/data/deep/er"), bind("/data"), bind("/dev/shm"), bind("/etc/resolv.conf")];
+    let mounts = vec![bind("/data/deep/er"), bind("/data"), bind("/dev/shm"), bind("/etc/resolv.conf")];
+    let mut case = Case { mounts, ..Case::default() };
     case.mounts[1].propagation = Propagation::HostToContainer;
     let spec = case.json();
     let list = mount_list(&spec);

@@ -325,3 +325,23 @@ fn damaged_records_say_what_is_wrong() {
     fuzz_annotations(&serde_json::to_vec(&good).expect("serialises"));
     fuzz_annotations(b"{}");
 }
+
+/// Every byte of a sample replaced by what JSON, numbers and names stumble over.
+#[test]
+fn mutated_records_are_read_or_refused_and_never_change_on_the_way() {
+    let samples = [
+        serde_json::to_vec(&sandbox_annotations(&sandbox())).expect("serialises"),
+        serde_json::to_vec(&container_annotations(&container(), &map(&[]), CgroupManagerKind::Cgroupfs))
+            .expect("serialises"),
+    ];
+    for sample in samples {
+        for at in (0..sample.len()).step_by(7) {
+            for byte in [b'0', b'-', b'"', b'[', b'{', b'}', b'\\', b',', b'e', b'/', 0x7f, 0xc3] {
+                let mut mutated = sample.clone();
+                mutated[at] = byte;
+                fuzz_annotations(&mutated);
+            }
+            fuzz_annotations(&sample[at..]);
+        }
+    }
+}
