@@ -1,39 +1,138 @@
-//! cgroups of sandboxes and monitors.
+//! cgroups of sandboxes and monitors. Those of containers are the runtime's.
+//!
+//! With cgroupfs a sandbox without infra process gets a cgroup of its own, as with CRI-O, so that the pod's parent never
+//! looks empty; with systemd the slice is the kubelet's and stays by itself.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use cgroup::systemd::{ScopeProperty, start_scope};
+use cgroup::{DetectError, Layout};
 use config::{CgroupManager, MonitorCgroup};
-use domain::id::SandboxId;
-use domain::spec::{CgroupManagerKind, CgroupPlacement, CgroupVersion};
+use domain::id::{ContainerId, SandboxId};
+use domain::spec::{CgroupManagerKind, CgroupParent, CgroupPlacement, CgroupVersion};
 
-use crate::undo::Undone;
+use crate::blocking;
+use crate::undo::{Undone, chain};
 
-/// temporary
+/// Slice of monitors where the configuration names none. Source: CRI-O.
+const DEFAULT_SLICE: &str = "system.slice";
+/// How long killed processes may take to go; those in uninterruptible sleep take longer than anybody waits.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The node's cgroups.
 pub(crate) struct Cgroups {
     kind: CgroupManagerKind,
+    layout: Arc<Layout>,
 }
 
 impl Cgroups {
-    pub(crate) fn detect(manager: CgroupManager) -> Result<Self, std::io::Error> {
-        Ok(Self {
-            kind: match manager {
-                CgroupManager::Systemd => CgroupManagerKind::Systemd,
-                CgroupManager::Cgroupfs => CgroupManagerKind::Cgroupfs,
-            },
-        })
+    pub(crate) fn detect(manager: CgroupManager) -> Result<Self, DetectError> {
+        let kind = match manager {
+            CgroupManager::Systemd => CgroupManagerKind::Systemd,
+            CgroupManager::Cgroupfs => CgroupManagerKind::Cgroupfs,
+        };
+        Ok(Self { kind, layout: Arc::new(Layout::detect()?) })
     }
+
     pub(crate) fn kind(&self) -> CgroupManagerKind {
         self.kind
     }
+
     pub(crate) fn version(&self) -> CgroupVersion {
-        CgroupVersion::V1
+        self.layout.version()
     }
+
     pub(crate) fn placement(&self, parent: &str) -> CgroupPlacement {
         CgroupPlacement { manager: self.kind, parent: parent.to_owned() }
     }
-    pub(crate) async fn create_sandbox(&self, _parent: &str, _id: &SandboxId) -> Undone {
+
+    /// Makes the cgroup of a sandbox.
+    pub(crate) async fn create_sandbox(&self, parent: &str, id: &SandboxId) -> Undone {
+        if self.kind == CgroupManagerKind::Systemd {
+            return Ok(());
+        }
+        let path = CgroupParent::parse(self.kind, parent)?.sandbox_directory(id.as_str());
+        let layout = Arc::clone(&self.layout);
+        blocking::run("create cgroup", move || layout.create(&path)).await?;
         Ok(())
     }
-    pub(crate) async fn remove_sandbox(&self, _parent: &str, _id: &SandboxId) -> Undone {
+
+    /// Removes the cgroup of a sandbox and its infra container's monitor's. Absent is success.
+    pub(crate) async fn remove_sandbox(&self, parent: &str, id: &SandboxId) -> Undone {
+        if self.kind == CgroupManagerKind::Systemd {
+            return Ok(());
+        }
+        let parent = CgroupParent::parse(self.kind, parent)?;
+        let path = parent.sandbox_directory(id.as_str());
+        let monitor = monitor_path(&parent, id.as_str());
+        let layout = Arc::clone(&self.layout);
+        blocking::run("remove cgroup", move || layout.remove(&path).and_then(|()| layout.remove(&monitor))).await?;
         Ok(())
     }
-    pub(crate) fn place_monitor(&self, _cgroup: &MonitorCgroup, _parent: &str, _id: &str, _pid: i32) {}
+
+    /// Ends every process left in a container's cgroup, and removes its monitor's once that has ended too.
+    pub(crate) async fn empty_container(&self, parent: &str, id: &ContainerId) -> Undone {
+        let parent = CgroupParent::parse(self.kind, parent)?;
+        let container = parent.container_directory(id.as_str());
+        let layout = Arc::clone(&self.layout);
+        blocking::run("end leftover processes", move || layout.kill_all(&container, KILL_PATIENCE)).await?;
+        Ok(())
+    }
+
+    /// Removes the cgroup a container's monitor had to itself. Absent is success.
+    pub(crate) async fn remove_monitor(&self, parent: &str, id: &ContainerId) -> Undone {
+        if self.kind == CgroupManagerKind::Systemd {
+            return Ok(());
+        }
+        let path = monitor_path(&CgroupParent::parse(self.kind, parent)?, id.as_str());
+        let layout = Arc::clone(&self.layout);
+        blocking::run("remove monitor's cgroup", move || layout.remove(&path)).await?;
+        Ok(())
+    }
+
+    /// Moves a monitor out of the daemon's cgroup. A monitor that stays where it is works all the same, so that a
+    /// failure is only told. Source: CRI-O.
+    pub(crate) fn place_monitor(&self, cgroup: &MonitorCgroup, parent: &str, id: &str, pid: i32) {
+        if let Err(error) = self.try_place_monitor(cgroup, parent, id, pid) {
+            tracing::warn!(container.id = id, monitor.pid = pid, error = %chain(&*error), "moving a monitor to its cgroup failed");
+        }
+    }
+
+    fn try_place_monitor(&self, cgroup: &MonitorCgroup, parent: &str, id: &str, pid: i32) -> Undone {
+        match self.kind {
+            CgroupManagerKind::Cgroupfs => match cgroup {
+                MonitorCgroup::Sandbox => {
+                    let path = monitor_path(&CgroupParent::parse(self.kind, parent)?, id);
+                    self.layout.create(&path)?;
+                    Ok(self.layout.move_process(&path, pid)?)
+                }
+                // Without systemd there are no slices.
+                MonitorCgroup::Daemon | MonitorCgroup::Slice(_) => Ok(()),
+            },
+            CgroupManagerKind::Systemd => {
+                let of_pod = CgroupParent::parse(self.kind, parent)?;
+                let slice = match (cgroup, &of_pod) {
+                    (MonitorCgroup::Sandbox, CgroupParent::Systemd(slice)) => slice.as_str(),
+                    (MonitorCgroup::Slice(slice), _) => slice.as_str(),
+                    _ => DEFAULT_SLICE,
+                };
+                let unit = format!("{}.scope", of_pod.monitor_name(id).trim_end_matches(".scope"));
+                let properties = ScopeProperty::of_monitors();
+                // Some milliseconds of D-Bus, which must not hold up whatever else this worker carries.
+                Ok(off_worker(|| start_scope(&unit, slice, pid, &properties))?)
+            }
+        }
+    }
+}
+
+fn monitor_path(parent: &CgroupParent, id: &str) -> String {
+    format!("{}/{}", parent.directory(), parent.monitor_name(id))
+}
+
+/// Lets another thread take over the worker's tasks while this one blocks.
+fn off_worker<T>(work: impl FnOnce() -> T) -> T {
+    let is_shared = tokio::runtime::Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if is_shared { tokio::task::block_in_place(work) } else { work() }
 }

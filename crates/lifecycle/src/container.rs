@@ -52,6 +52,7 @@ pub struct Container {
     pub created: Timestamp,
     pub(crate) name: String,
     pub(crate) handler: Arc<Handler>,
+    pub(crate) cgroup_parent: String,
     pub(crate) stop_signal: Signal,
     pub(crate) monitor: Option<Process>,
     /// Records outlive the boot here, bundles do not there.
@@ -79,6 +80,8 @@ pub(crate) struct ContainerParts {
     pub(crate) user: Option<ContainerUser>,
     pub(crate) created: Timestamp,
     pub(crate) handler: Arc<Handler>,
+    /// Of its sandbox, as asked.
+    pub(crate) cgroup_parent: String,
     pub(crate) stop_signal: Signal,
     pub(crate) monitor: Option<Process>,
     pub(crate) directory: PathBuf,
@@ -97,6 +100,7 @@ impl Container {
             created: parts.created,
             name: parts.name,
             handler: parts.handler,
+            cgroup_parent: parts.cgroup_parent,
             stop_signal: parts.stop_signal,
             monitor: parts.monitor,
             directory: parts.directory,

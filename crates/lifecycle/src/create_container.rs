@@ -453,6 +453,7 @@ impl Node {
             }),
             created: prepared.created,
             handler: Arc::clone(handler),
+            cgroup_parent: parent.clone(),
             stop_signal: plan.stop_signal,
             monitor: created.monitor,
             directory: prepared.directory,

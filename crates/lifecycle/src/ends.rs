@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::MonitorCgroup;
 use domain::container::{ContainerState, Exit};
 use domain::id::ContainerId;
 use runtime_client::{Force, process};
@@ -132,13 +133,18 @@ impl Node {
         }
         let runtime = &container.handler.runtime;
         if !has_own_processes(container)
-            && let Err(error) = runtime.kill_all(&container.id, 9).await
+            && let Err(error) = self.cgroups.empty_container(&container.cgroup_parent, &container.id).await
         {
-            tracing::debug!(container.id = %container.id, error = %chain(&error), "ending leftover processes failed");
+            tracing::warn!(container.id = %container.id, error = %chain(&*error), "ending leftover processes failed");
         }
         if let Err(error) = runtime.delete(&container.id, Force::Yes).await {
             tracing::warn!(container.id = %container.id, error = %chain(&error), "the runtime does not let go of an ended container");
             return;
+        }
+        if container.handler.monitor_cgroup == MonitorCgroup::Sandbox
+            && let Err(error) = self.cgroups.remove_monitor(&container.cgroup_parent, &container.id).await
+        {
+            tracing::debug!(container.id = %container.id, error = %chain(&*error), "removing a monitor's cgroup failed");
         }
         let (store, id) = (Arc::clone(&self.store), container.id.clone());
         if let Err(error) = blocking::run("unmount root", move || store.unmount(&id)).await {

@@ -234,6 +234,7 @@ impl Node {
             user: None,
             created: plan.created,
             handler: Arc::clone(handler),
+            cgroup_parent: parent.clone(),
             stop_signal,
             monitor: created.monitor,
             directory: plan.directory.clone(),

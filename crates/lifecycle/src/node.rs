@@ -62,7 +62,7 @@ pub enum OpenNodeError {
     HostPorts(#[source] network::DetectError),
     /// cgroups cannot be used.
     #[error("use cgroups")]
-    Cgroups(#[source] std::io::Error),
+    Cgroups(#[source] cgroup::DetectError),
     /// The registry client's files are damaged.
     #[error("set up the registry client")]
     Registries(#[source] image_pull::registries::RegistriesError),
