@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use domain::container::{ContainerConfig, ContainerSecurity};
+use domain::container::{ContainerConfig, ContainerMetadata, ContainerSecurity};
 use domain::id::{ContainerId, SandboxId};
 use domain::image::ImageConfig;
 use domain::resources::Resources;
 use domain::sandbox::SandboxConfig;
 use domain::security::{NamespaceMode, NamespaceOptions};
+use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
     CapabilitySet, CgroupManagerKind, CgroupPlacement, CgroupVersion, ContainerInputs, GeneratedFiles, HandlerFacts,
     InfraInputs, MountAccess, NamespacePaths, NodeFacts, ResolvedMount, SelinuxLabels, SpecDefaults, container_spec,
     infra_spec,
 };
+use domain::time::Timestamp;
 use domain::user::{UserRequest, resolve_user};
 
 /// A directory, a process that holds namespaces, and what was created with runtimes; all gone at the end.
@@ -112,8 +114,18 @@ impl Bench {
         CgroupPlacement { manager: CgroupManagerKind::Cgroupfs, parent }
     }
 
+    /// Both managers where systemd runs the machine.
+    fn placements() -> Vec<CgroupPlacement> {
+        let mut all = vec![Self::placement()];
+        if Path::new("/run/systemd/system").is_dir() {
+            let parent = format!("crio_test_{}-inner.slice", std::process::id());
+            all.push(CgroupPlacement { manager: CgroupManagerKind::Systemd, parent });
+        }
+        all
+    }
+
     /// Creates and starts a bundle, waits for its end and returns what it wrote; `None` on a node the runtime refuses.
-    fn run(&mut self, runtime: &str, name: &str, config: &[u8]) -> Option<String> {
+    fn run(&mut self, runtime: &str, manager: CgroupManagerKind, name: &str, config: &[u8]) -> Option<String> {
         let bundle = self.directory.join(format!("bundle-{runtime}-{name}"));
         fs::create_dir_all(&bundle).expect("makes the bundle");
         write(&bundle.join("config.json"), config);
@@ -121,6 +133,7 @@ impl Bench {
         let output = bundle.join("output");
         let log = fs::File::create(&output).expect("creates");
         let create = Command::new(runtime)
+            .args((manager == CgroupManagerKind::Systemd).then_some("--systemd-cgroup"))
             .args(["create", "--bundle", bundle.to_str().expect("UTF-8"), &id])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicates"))
@@ -171,6 +184,35 @@ fn runtimes() -> Vec<&'static str> {
     found
 }
 
+/// Enough for the annotations of a container with a grace period, which become properties of its scope.
+fn facts(id: &ContainerId) -> ContainerFacts {
+    ContainerFacts {
+        id: id.clone(),
+        name: "k8s_c_p_n_u_0".into(),
+        sandbox_id: SandboxId::parse(&"a".repeat(64)).expect("an id"),
+        sandbox_name: "k8s_p_n_u_0".into(),
+        metadata: ContainerMetadata { name: "c".into(), attempt: 0 },
+        labels: BTreeMap::new(),
+        annotations: [("io.kubernetes.pod.terminationGracePeriod".to_owned(), "30".to_owned())].into(),
+        created: Timestamp::from_nanos(0),
+        log_path: "/l".into(),
+        image: "i".into(),
+        image_name: String::new(),
+        image_id: None,
+        repo_digests: vec![],
+        has_tty: false,
+        has_stdin: false,
+        is_stdin_once: false,
+        resolv_path: String::new(),
+        mount_point: String::new(),
+        seccomp_profile: "Unconfined".into(),
+        ips: vec![],
+        volumes: vec![],
+        stop_signal: None,
+        platform_runtime_path: String::new(),
+    }
+}
+
 const LOOK: &str = "b=/bin/busybox; $b id; echo home=$HOME; echo args=$0,$1; $b pwd; $b cat /etc/hostname; \
     $b grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; $b touch /data/x 2>&1; $b touch /x 2>&1; \
     echo host=$($b hostname); $b cat /proc/self/oom_score_adj; $b ls /proc/acpi 2>&1; echo the end";
@@ -210,7 +252,9 @@ fn containers_are_what_was_asked() {
     let defaults =
         SpecDefaults { capabilities: vec!["CHOWN".into(), "KILL".into()], pids_limit: -1, ..SpecDefaults::default() };
     let id = ContainerId::parse(&"c".repeat(64)).expect("an id");
-    for runtime in runtimes() {
+    let pairs = runtimes().into_iter().flat_map(|runtime| Bench::placements().into_iter().map(move |at| (runtime, at)));
+    for (runtime, cgroup) in pairs {
+        let annotations = container_annotations(&facts(&id), &BTreeMap::new(), cgroup.manager);
         let data = ResolvedMount {
             destination: "/data".into(),
             source: bench.text("shm"),
@@ -227,7 +271,7 @@ fn containers_are_what_was_asked() {
             defaults: &defaults,
             handler: &HandlerFacts::default(),
             hostname: "the-pod",
-            cgroup: &Bench::placement(),
+            cgroup: &cgroup,
             namespaces: &bench.namespaces(),
             files: &bench.files(),
             rootfs: &bench.text("rootfs"),
@@ -237,11 +281,13 @@ fn containers_are_what_was_asked() {
             pod_annotations: &BTreeMap::new(),
             seccomp: None,
             selinux: &SelinuxLabels::default(),
-            annotations: BTreeMap::new(),
+            annotations,
         })
         .expect("assembles");
-        let Some(seen) = bench.run(runtime, "ctr", &assembled.to_json().expect("serialises")) else { continue };
-        println!("{runtime}:\n{seen}");
+        let Some(seen) = bench.run(runtime, cgroup.manager, "ctr", &assembled.to_json().expect("serialises")) else {
+            continue;
+        };
+        println!("{runtime}, {:?}:\n{seen}", cgroup.manager);
         for expected in [
             "uid=33(web) gid=34(web) groups=34(web),40(logs),77",
             "home=/data",
@@ -301,7 +347,11 @@ fn privileged_containers_start_with_what_the_machine_has() {
             annotations: BTreeMap::new(),
         })
         .expect("assembles");
-        let Some(seen) = bench.run(runtime, "priv", &assembled.to_json().expect("serialises")) else { continue };
+        let Some(seen) =
+            bench.run(runtime, CgroupManagerKind::Cgroupfs, "priv", &assembled.to_json().expect("serialises"))
+        else {
+            continue;
+        };
         let all = format!("CapEff:\t{:016x}", node.bounding.mask());
         assert!(seen.contains(&all), "{runtime}: {all} in {seen}");
     }
@@ -334,7 +384,11 @@ fn infra_containers_start() {
             annotations: BTreeMap::new(),
         })
         .expect("assembles");
-        let Some(seen) = bench.run(runtime, "infra", &assembled.to_json().expect("serialises")) else { continue };
+        let Some(seen) =
+            bench.run(runtime, CgroupManagerKind::Cgroupfs, "infra", &assembled.to_json().expect("serialises"))
+        else {
+            continue;
+        };
         for expected in ["uid=65535 gid=65535", "CapBnd:\t0000000000000000", "host=the-pod"] {
             assert!(seen.contains(expected), "{runtime}: {expected:?} in {seen}");
         }
