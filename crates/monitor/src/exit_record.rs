@@ -30,7 +30,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_FOR: Duration = Duration::from_secs(600);
 
 /// How long the exit may remain unrecorded before the second thread steps in. Draining takes at most
-/// [`crate::supervisor::DRAIN_MAX`], and the daemon waits about five seconds for the record of a container that it finds
+/// two seconds, and the daemon waits about five seconds for the record of a container that it finds
 /// stopped.
 const STUCK_AFTER: Duration = Duration::from_secs(4);
 

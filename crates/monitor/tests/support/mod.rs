@@ -1,5 +1,6 @@
 //! Runs a scenario under a real monitor and a real runtime, and collects everything an outsider can see.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
