@@ -199,7 +199,7 @@ impl Watcher {
         Ok(Self { shared })
     }
 
-    /// Tells the code as soon as it is known. Must come before the process is collected or what follows may hang.
+    /// Tells the code as soon as the process is collected, after which the other thread cannot ask the kernel any more.
     pub(crate) fn tell_code(&self, code: i32) {
         self.shared.code.store(code, Ordering::Release);
     }

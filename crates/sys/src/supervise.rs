@@ -209,10 +209,11 @@ fn write_oom_score(score: &CStr) {
 }
 
 fn reset_signals() -> Result<(), i32> {
-    // The Rust runtime ignores SIGPIPE; ignored signals stay ignored across execve.
-    // SAFETY: SIG_DFL is a valid disposition and no handler is installed.
-    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
-        return Err(last_errno());
+    // Ignored signals stay ignored across execve: the Rust runtime ignores SIGPIPE, and whoever started this process may
+    // have ignored others.
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition. Numbers that cannot be changed are refused, which changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     let empty = signal_set(&[]);
     // SAFETY: both pointers are valid or null as sigprocmask(2) allows.
