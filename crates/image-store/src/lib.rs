@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod containers;
+mod crc64;
 mod error;
 pub mod fault;
 mod images;
@@ -16,6 +17,7 @@ mod lock;
 mod options;
 mod overlay;
 mod random;
+mod readback;
 mod records;
 mod recovery;
 mod stage;
@@ -32,6 +34,7 @@ pub use error::{
 };
 pub use layers::{LayerPin, layer_id};
 pub use options::{DevicePolicy, OptionsError, StoreOptions, Transient, VolatileMounts};
+pub use readback::ReadLayerError;
 pub use records::parse_records;
 pub use stage::StagedLayer;
 pub use store::Store;

@@ -69,6 +69,13 @@ fn others_read_what_we_write() {
         assert_eq!(std::fs::read(out.join(&hex)).unwrap(), *tar, "layer {hex}");
     }
 
+    for layer in store.layers().unwrap() {
+        let mut tar = Vec::new();
+        let (found, size) = store.write_layer_tar(&layer.id, &mut tar).unwrap();
+        assert_eq!((Some(found), Some(size)), (layer.diff_id, layer.diff_size));
+        assert!(tars.contains(&tar));
+    }
+
     // What the kernel shows is what GNU tar packed.
     let container = container_id(1);
     store.create_container(new_container(1, Some(&id))).unwrap();
@@ -122,7 +129,17 @@ fn we_read_what_others_write() {
     let manifest = store.image_manifest(&image.id).unwrap();
     assert_eq!(Some(digest(&manifest)), image.digest);
     assert_eq!(digest(&store.image_config(&image.id).unwrap()).hex(), image.id.as_str());
-    assert!(store.find_layer(None, &digest(&small_tar())).unwrap().is_some());
+    let base = store.find_layer(None, &digest(&small_tar())).unwrap().unwrap();
+    assert_eq!(store.write_layer_tar(base.id(), &mut std::io::sink()).unwrap().0, digest(&small_tar()));
+    let passwd = roots.root().join("overlay").join(base.id().as_str()).join("diff/etc/passwd");
+    for damage in ["root:x:0:0::/:/bin/zh\n", "short", "root:x:0:0::/:/bin/sh\nlonger\n"] {
+        durable::replace(&passwd, damage.as_bytes(), 0o644, durable::Durability::Volatile).unwrap();
+        let error = store.write_layer_tar(base.id(), &mut std::io::sink()).unwrap_err();
+        assert!(error.to_string().contains("file \"./etc/passwd\" was modified"), "{error}");
+    }
+    let intact = b"root:x:0:0::/:/bin/sh\n";
+    durable::replace(&passwd, intact, 0o644, durable::Durability::Volatile).unwrap();
+    drop(base);
 
     // A container of podman's is listed, keeps the image, and survives our changes beside it.
     roots.run("podman", &["create", "--name", "theirs", "localhost/theirs:1", "/bin/tool"]);

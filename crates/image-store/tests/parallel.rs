@@ -138,3 +138,18 @@ fn layers_are_unpacked_in_parallel() {
         assert_eq!(staged.contents().diff_id, common::digest(tar));
     }
 }
+
+/// Run by hand with the path of a compressed layer: how fast, and in how much memory, it is unpacked.
+#[test]
+#[ignore = "a measurement of one file"]
+fn stage_a_file() {
+    let path = std::env::var("IMAGE_STORE_TEST_LAYER").unwrap();
+    let roots = Roots::new();
+    let store = roots.open();
+    let start = Instant::now();
+    let file = std::fs::File::open(path).unwrap();
+    let staged = store.stage_layer(file, image_store::StageOptions::default()).unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    println!("{:?} in {:?}, {peak}", staged.contents(), start.elapsed());
+}

@@ -4,7 +4,6 @@
 //! files. Between them travel a few pieces of bounded size, so that a layer of any size takes the same memory. What
 //! lies in the directory is made durable before this returns; what a crash leaves is removed when the store is opened.
 
-mod crc64;
 mod feed;
 mod split;
 mod unpack;
@@ -20,6 +19,7 @@ use domain::digest::Digest;
 use rustix::fs::{CWD, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
+use crate::crc64::Crc64;
 use crate::error::{PathError, StageError};
 use crate::fault;
 use crate::options::DevicePolicy;
@@ -27,7 +27,6 @@ use crate::staging::{StagingDir, StagingFile};
 use crate::store::Store;
 use crate::tar::{Kind, Reader, TarError};
 use crate::types::{LayerContents, StageOptions};
-use crc64::Crc64;
 use feed::{PIECES_IN_FLIGHT, Piece};
 use split::{Seen, SplitWriter};
 use unpack::{SparseWriter, Tree, clean, finish_file, unpack_error, write_plain};
