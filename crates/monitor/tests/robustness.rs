@@ -104,6 +104,8 @@ fn a_full_disk_does_not_keep_the_exit_from_being_recorded() {
             words[at + 1] = value.into();
         }
     });
+    // Unmounted before the directory is removed.
+    let _mounted = mounted;
     container.step(&Step::Start);
     let record = container.root.path().join("exits").join(&container.id);
     eventually("record in the directory with room", || (fs::read_to_string(&record).ok()? == "6").then_some(()));
@@ -120,8 +122,6 @@ fn a_full_disk_does_not_keep_the_exit_from_being_recorded() {
     container.await_end();
     assert_eq!(fs::read_to_string(disk.join("exit")).unwrap(), "6");
     assert_eq!(fs::read_dir(&disk).unwrap().count(), 1);
-    drop(container);
-    drop(mounted);
 }
 
 #[test]
@@ -171,7 +171,6 @@ fn a_log_that_hangs_does_not_keep_the_exit_from_being_recorded() {
     assert_eq!(recorded.as_deref(), Some("8"));
     assert!(was_stuck, "the disk was not frozen");
     container.await_end();
-    drop(container);
 }
 
 #[test]
