@@ -12,11 +12,10 @@ use cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use cri_service::{ImageApi, RuntimeApi};
 use lifecycle::{Node, RegistryFiles};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 
 use crate::listen::listen;
-use crate::{notify, verbs, version_files};
+use crate::{notify, serve, verbs, version_files};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -102,22 +101,14 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     version_files::write(versions.persistent.as_deref())?;
     mark_running(clean_shutdown.as_deref())?;
     let mut signals = Signals::new()?;
-    let server = Server::builder()
-        .trace_fn(|request| tracing::info_span!("request", id = %request_id(), name = request.uri().path()))
-        .add_service(
-            RuntimeServiceServer::new(RuntimeApi::new(Arc::clone(&node)))
-                .max_decoding_message_size(receive_max)
-                .max_encoding_message_size(send_max),
-        )
-        .add_service(
-            ImageServiceServer::new(ImageApi::new(Arc::clone(&node)))
-                .max_decoding_message_size(receive_max)
-                .max_encoding_message_size(send_max),
-        );
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
-        let _ = ended.await;
-    }));
+    let runtime = RuntimeServiceServer::new(RuntimeApi::new(Arc::clone(&node)))
+        .max_decoding_message_size(receive_max)
+        .max_encoding_message_size(send_max);
+    let images = ImageServiceServer::new(ImageApi::new(Arc::clone(&node)))
+        .max_decoding_message_size(receive_max)
+        .max_encoding_message_size(send_max);
+    let routes = Routes::new(runtime).add_service(images).prepare();
+    let serving = tokio::spawn(serve::accept(listener, routes));
     tracing::info!(socket = %socket.display(), "serving");
     notify::notify("READY=1");
     let watchdog = tokio::spawn(watch_dog(Arc::clone(&node)));
@@ -135,28 +126,13 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     }
     tracing::info!("ending; containers go on running");
     watchdog.abort();
-    let _ = end.send(());
-    if tokio::time::timeout(SHUTDOWN_LIMIT, serving).await.is_err() {
-        tracing::info!("some answers were still under way");
-    }
+    serving.abort();
     let _ = std::fs::remove_file(&socket);
     mark_clean(clean_shutdown.as_deref(), &config.root.root)
 }
 
 fn bytes(count: config::ByteCount) -> usize {
     usize::try_from(count.bytes()).unwrap_or(usize::MAX)
-}
-
-/// A random UUID (version 4), which every log line of a request carries.
-fn request_id() -> String {
-    use std::io::Read;
-    let mut bytes = [0_u8; 16];
-    // Without random bytes requests all have the same id; they are answered all the same.
-    let _ = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 struct VersionFiles {

@@ -7,8 +7,9 @@
 mod daemon;
 mod listen;
 mod notify;
-mod version_files;
+mod serve;
 mod verbs;
+mod version_files;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,83 @@
+//! Connections: one listener, each connection a task, HTTP/2 for gRPC.
+//!
+//! HTTP/1 arrives here too, on the same socket; CRI-O's side door (`/info`, `/config`, `/containers/…`) has its place in
+//! [`answer`] and says that it is not built yet.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{UnixListener, UnixStream};
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::ServiceExt;
+use tracing::Instrument;
+
+/// Calls under way on one connection. The kubelet, its probes and crictl together stay far below.
+const STREAMS_MAX: u32 = 1000;
+/// What may be sent before the receiver says go on: a large list in one go, 500 connections in 500 MiB.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// When no descriptor is left, accepting fails at once, and would again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections for as long as it is polled.
+pub(crate) async fn accept(listener: UnixListener, routes: Routes) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, routes.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, routes: Routes) {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES);
+    let service = service_fn(move |request| answer(request, routes.clone()));
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+/// Answers one request. The deadline a gRPC client sends along is the client's: it gives up by itself and reports its
+/// own timeout, while what it asked for goes on.
+async fn answer(request: Request<Incoming>, routes: Routes) -> Result<Response<Body>, Infallible> {
+    let span = tracing::info_span!("request", id = %request_id(), name = request.uri().path());
+    if request.version() != Version::HTTP_2 {
+        return Ok(refuse(request.uri().path()));
+    }
+    routes.oneshot(request.map(Body::new)).instrument(span).await
+}
+
+fn refuse(path: &str) -> Response<Body> {
+    let text = format!("{path} is not implemented by this version of crio\n");
+    let mut response = Response::new(Body::new(text));
+    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A random UUID (version 4), which every log line of a request carries.
+fn request_id() -> String {
+    use std::io::Read;
+    let mut bytes = [0_u8; 16];
+    // Without random bytes requests all have the same id; they are answered all the same.
+    let _ = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
