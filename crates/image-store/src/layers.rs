@@ -93,7 +93,12 @@ impl Store {
         let id = layer_id(parent, diff_id);
         let layers = self.layers.read()?;
         // Pinned while the lock is held, so that no removal comes in between.
-        Ok(layers.find(id.as_str()).filter(|row| !row.is_incomplete()).map(|_| self.pin(id)))
+        Ok(layers.find(id.as_str()).filter(|row| self.is_whole(row)).map(|_| self.pin(id)))
+    }
+
+    /// Whether a layer was finished and its files are still there: a record alone must not make a pull skip it.
+    fn is_whole(&self, row: &LayerRecord) -> bool {
+        !row.is_incomplete() && self.overlay.diff(&row.id).is_dir()
     }
 
     /// Gives a staged layer its name, if it is what was expected.
@@ -112,7 +117,7 @@ impl Store {
         let mut away: Vec<StagingDir> = Vec::new();
         let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
         if let Some((file, row)) = layers.locate(id.as_str()) {
-            if !row.is_incomplete() {
+            if self.is_whole(row) {
                 return Ok(self.pin(id));
             }
             layers.rows_mut(file).retain(|row| row.id != id.as_str());
@@ -121,7 +126,7 @@ impl Store {
         let below = match parent {
             None => None,
             Some(parent) => {
-                if layers.find(parent.as_str()).is_none_or(LayerRecord::is_incomplete) {
+                if !layers.find(parent.as_str()).is_some_and(|row| self.is_whole(row)) {
                     return Err(CommitLayerError::NoParent { parent: parent.clone() });
                 }
                 let below = self.overlay.below(parent.as_str()).map_err(CommitLayerError::Path)?;
