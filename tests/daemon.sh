@@ -27,6 +27,14 @@ set -eu
 
 fail() { echo "daemon: $*" >&2; exit 1; }
 
+# crun refuses a hybrid hierarchy whose cgroup2 has controllers. It looks for the mount, so in a mount namespace
+# without it, crun sees plain v1; the daemon has its mounts there, and COMMAND runs beside it.
+if [ "$(id -u)" -eq 0 ] && [ -s /sys/fs/cgroup/unified/cgroup.controllers ]; then
+  # shellcheck disable=SC2016  # the inner shell expands these
+  exec unshare --mount --propagation private sh -c \
+    'mount --make-rshared / && umount /sys/fs/cgroup/unified && exec "$0" "$@"' "$0" "$@"
+fi
+
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$here/../target/debug registries='' registries_file='' runtime='' storage=tmpfs drop_ins=''
 while getopts b:c:r:R:n:d option; do
