@@ -7,6 +7,7 @@
 //! Begin reading at [`Store`], then `stage` (bytes to a directory) and `table` (records and locks).
 #![forbid(unsafe_code)]
 
+mod check;
 mod containers;
 mod crc64;
 mod error;
@@ -28,6 +29,7 @@ pub mod tar;
 mod types;
 mod usage;
 
+pub use check::Damage;
 pub use error::{
     BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, OpenError, PathError,
     PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,

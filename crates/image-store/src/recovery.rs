@@ -36,6 +36,9 @@ fn tell(what: &'static str, error: &PathError) {
 impl Store {
     pub(crate) fn recover(&self, leftovers: Leftovers) -> Result<(), RecordsError> {
         let mut away: Vec<StagingDir> = Vec::new();
+        self.layers.set_aside_damaged()?;
+        self.containers.set_aside_damaged()?;
+        self.mounts.set_aside_damaged()?;
         {
             let mut layers = self.layers.write()?;
             let images = self.images.write()?;

@@ -132,6 +132,27 @@ impl<R: Record> Table<R> {
         self.enter(RecordLock::Exclusive)
     }
 
+    /// Moves files aside that need not survive and did not: after a loss of power one can be cut short, which must not
+    /// keep the store from opening. Stable ones are left for somebody to look at.
+    pub(crate) fn set_aside_damaged(&self) -> Result<(), RecordsError> {
+        for file in self.files.iter().filter(|file| file.durability == Durability::Volatile) {
+            let Err(RecordsError::Parse { path, source }) = self.write().map(drop) else { continue };
+            if path != file.path {
+                continue;
+            }
+            let _held = self
+                .lock
+                .hold(RecordLock::Exclusive)
+                .map_err(|source| RecordsError::Lock { path: self.lock.path().to_owned(), source })?;
+            let mut aside = path.clone().into_os_string();
+            aside.push(".damaged");
+            rustix::fs::rename(&path, &aside)
+                .map_err(|error| RecordsError::Read { path: path.clone(), source: error.into() })?;
+            tracing::error!(path = %path.display(), error = %source, "damaged volatile records were set aside");
+        }
+        Ok(())
+    }
+
     fn enter(&self, kind: RecordLock) -> Result<Guard<'_, R>, RecordsError> {
         let lock_error = |source| RecordsError::Lock { path: self.lock.path().to_owned(), source };
         // A panic elsewhere cannot have left half a change: `dirty` makes the next access reload.
