@@ -113,6 +113,18 @@ impl Store {
     ) -> Result<LayerPin, CommitLayerError> {
         check_contents(&staged, expected)?;
         let id = layer_id(parent, &expected.diff_id);
+        // What has to be synced is made ready without holding others up.
+        let below = {
+            let layers = self.layers.read().map_err(CommitLayerError::Records)?;
+            if layers.find(id.as_str()).is_some_and(|row| self.is_whole(row)) {
+                return Ok(self.pin(id));
+            }
+            self.below_of(&layers, parent)?
+        };
+        let link = self
+            .overlay
+            .dress(staged.directory.path(), below.as_ref(), Durability::Durable)
+            .map_err(CommitLayerError::Path)?;
         // Declared before the lock, so that directories are deleted after it is let go.
         let mut away: Vec<StagingDir> = Vec::new();
         let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
@@ -123,25 +135,18 @@ impl Store {
             layers.rows_mut(file).retain(|row| row.id != id.as_str());
             layers.save(file).map_err(CommitLayerError::Records)?;
         }
-        let below = match parent {
-            None => None,
-            Some(parent) => {
-                if !layers.find(parent.as_str()).is_some_and(|row| self.is_whole(row)) {
-                    return Err(CommitLayerError::NoParent { parent: parent.clone() });
-                }
-                let below = self.overlay.below(parent.as_str()).map_err(CommitLayerError::Path)?;
-                // One more lies on top: the container's.
-                if below.depth() + 1 > LOWER_MAX {
-                    return Err(CommitLayerError::TooDeep { limit: LOWER_MAX });
-                }
-                Some(below)
-            }
-        };
+        // A parent that was removed and made again meanwhile has another short name.
+        let still_below = self.below_of(&layers, parent)?;
+        if still_below.map(|below| below.lower) != below.map(|below| below.lower)
+            && let Some(parent) = parent
+        {
+            return Err(CommitLayerError::NoParent { parent: parent.clone() });
+        }
         self.staging().mark_pending(id.as_str()).map_err(CommitLayerError::Path)?;
         let record = record_of(&staged, &id, parent);
         // Left by a crash; no record mentions it.
         away.extend(self.take_layer_files(id.as_str()).map_err(CommitLayerError::Path)?);
-        let named = self.name_layer(staged, &id, below.as_ref()).map_err(CommitLayerError::Path).and_then(|()| {
+        let named = self.name_layer(staged, &id, &link).map_err(CommitLayerError::Path).and_then(|()| {
             layers.rows_mut(STABLE).push(record);
             layers.save(STABLE).map_err(CommitLayerError::Records)
         });
@@ -155,12 +160,28 @@ impl Store {
         Ok(self.pin(id))
     }
 
-    fn name_layer(&self, staged: StagedLayer, id: &LayerId, below: Option<&Below>) -> Result<(), PathError> {
+    fn below_of(
+        &self,
+        layers: &Guard<'_, LayerRecord>,
+        parent: Option<&LayerId>,
+    ) -> Result<Option<Below>, CommitLayerError> {
+        let Some(parent) = parent else { return Ok(None) };
+        if !layers.find(parent.as_str()).is_some_and(|row| self.is_whole(row)) {
+            return Err(CommitLayerError::NoParent { parent: parent.clone() });
+        }
+        let below = self.overlay.below(parent.as_str()).map_err(CommitLayerError::Path)?;
+        // One more lies on top: the container's.
+        if below.depth() + 1 > LOWER_MAX {
+            return Err(CommitLayerError::TooDeep { limit: LOWER_MAX });
+        }
+        Ok(Some(below))
+    }
+
+    fn name_layer(&self, staged: StagedLayer, id: &LayerId, link: &str) -> Result<(), PathError> {
         let StagedLayer { directory, split, .. } = staged;
-        let link = self.overlay.dress(directory.path(), below, Durability::Durable)?;
         split.move_to(&self.tar_split(id.as_str()))?;
         directory.move_to(&self.overlay.layer_dir(id.as_str()))?;
-        self.overlay.link(&link, id.as_str())?;
+        self.overlay.link(link, id.as_str())?;
         self.overlay.sync_home()
     }
 
