@@ -39,10 +39,7 @@ fn status_of(container: &Container) -> v1::ContainerStatus {
         annotations: to_cri::map(&config.annotations),
         mounts: config.mounts.iter().map(to_cri::mount).collect(),
         log_path: container.log.display().to_string(),
-        resources: Some(v1::ContainerResources {
-            linux: Some(to_cri::resources(&config.resources)),
-            windows: None,
-        }),
+        resources: Some(v1::ContainerResources { linux: Some(to_cri::resources(&config.resources)), windows: None }),
         user: container.user.as_ref().map(to_cri::user),
         stop_signal: to_cri::signal(container.stop_signal()),
         ..Default::default()
@@ -98,9 +95,13 @@ mod tests {
             is_oom_killed,
             error: String::new(),
         };
-        for (code, is_oom_killed, word) in
-            [(0, false, "Completed"), (1, false, "Error"), (137, true, "OOMKilled"), (137, false, "Error"), (-1, false, "Error")]
-        {
+        for (code, is_oom_killed, word) in [
+            (0, false, "Completed"),
+            (1, false, "Error"),
+            (137, true, "OOMKilled"),
+            (137, false, "Error"),
+            (-1, false, "Error"),
+        ] {
             assert_eq!(reason(&exit(code, is_oom_killed)), word);
         }
     }

@@ -19,10 +19,8 @@ pub(crate) async fn create_container(
         return Err(invalid(InvalidRequest::Missing { field: "sandbox_config.metadata" }));
     }
     let config = container_config(config).map_err(invalid)?;
-    let id = node
-        .create_container(&request.pod_sandbox_id, config)
-        .await
-        .map_err(|error| refuse(code(&error), &*error))?;
+    let id =
+        node.create_container(&request.pod_sandbox_id, config).await.map_err(|error| refuse(code(&error), &*error))?;
     Ok(v1::CreateContainerResponse { container_id: id.into() })
 }
 
@@ -34,6 +32,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }
         | CreateContainerError::Spec { .. }
+        | CreateContainerError::Seccomp { .. }
         | CreateContainerError::Target { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
         CreateContainerError::Sandbox(_)

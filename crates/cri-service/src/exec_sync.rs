@@ -13,10 +13,7 @@ use crate::refusal::refuse;
 const TIMED_OUT_CODE: i32 = -1;
 const TIMED_OUT_TEXT: &[u8] = b"command timed out";
 
-pub(crate) async fn exec_sync(
-    node: &Arc<Node>,
-    request: v1::ExecSyncRequest,
-) -> Result<v1::ExecSyncResponse, Status> {
+pub(crate) async fn exec_sync(node: &Arc<Node>, request: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse, Status> {
     let limit = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let end = node
         .exec_sync(&request.container_id, request.cmd, limit)
@@ -24,11 +21,9 @@ pub(crate) async fn exec_sync(
         .map_err(|error| refuse(code(&error), &error))?;
     Ok(match end {
         ExecSyncEnd::Exited { code, stdout, stderr } => v1::ExecSyncResponse { stdout, stderr, exit_code: code },
-        ExecSyncEnd::TimedOut => v1::ExecSyncResponse {
-            stdout: Vec::new(),
-            stderr: TIMED_OUT_TEXT.to_vec(),
-            exit_code: TIMED_OUT_CODE,
-        },
+        ExecSyncEnd::TimedOut => {
+            v1::ExecSyncResponse { stdout: Vec::new(), stderr: TIMED_OUT_TEXT.to_vec(), exit_code: TIMED_OUT_CODE }
+        }
     })
 }
 

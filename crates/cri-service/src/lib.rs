@@ -6,6 +6,7 @@
 //! Begin reading at [`RuntimeApi`] and [`ImageApi`]; each RPC has a file of its name.
 #![forbid(unsafe_code)]
 
+mod container_status;
 mod create_container;
 mod exec_sync;
 pub mod from_cri;
@@ -28,7 +29,6 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
-mod container_status;
 mod to_cri;
 
 pub use image_service::ImageApi;

@@ -15,10 +15,7 @@ pub(crate) async fn run_pod_sandbox(
 ) -> Result<v1::RunPodSandboxResponse, Status> {
     let config = request.config.ok_or_else(|| invalid(InvalidRequest::Missing { field: "config" }))?;
     let config = sandbox_config(config).map_err(invalid)?;
-    let id = node
-        .run_sandbox(config, request.runtime_handler)
-        .await
-        .map_err(|error| refuse(code(&error), &*error))?;
+    let id = node.run_sandbox(config, request.runtime_handler).await.map_err(|error| refuse(code(&error), &*error))?;
     Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id.into() })
 }
 

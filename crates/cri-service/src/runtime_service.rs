@@ -53,10 +53,7 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
-    async fn run_pod_sandbox(
-        &self,
-        request: Request<v1::RunPodSandboxRequest>,
-    ) -> Answer<v1::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
         run_pod_sandbox::run_pod_sandbox(&self.node, request.into_inner()).await.map(Response::new)
     }
 
@@ -106,10 +103,7 @@ impl RuntimeService for RuntimeApi {
         create_container::create_container(&self.node, request.into_inner()).await.map(Response::new)
     }
 
-    async fn start_container(
-        &self,
-        request: Request<v1::StartContainerRequest>,
-    ) -> Answer<v1::StartContainerResponse> {
+    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
         start_container::start_container(&self.node, request.into_inner()).await.map(Response::new)
     }
 
@@ -124,10 +118,7 @@ impl RuntimeService for RuntimeApi {
         remove_container::remove_container(&self.node, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_containers(
-        &self,
-        request: Request<v1::ListContainersRequest>,
-    ) -> Answer<v1::ListContainersResponse> {
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
         let containers = list_containers::list(&self.node, request.into_inner().filter);
         Ok(Response::new(v1::ListContainersResponse { containers }))
     }
@@ -206,10 +197,7 @@ impl RuntimeService for RuntimeApi {
         unimplemented("StreamContainerStats")
     }
 
-    async fn pod_sandbox_stats(
-        &self,
-        _: Request<v1::PodSandboxStatsRequest>,
-    ) -> Answer<v1::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
         unimplemented("PodSandboxStats")
     }
 
@@ -238,10 +226,7 @@ impl RuntimeService for RuntimeApi {
 
     type GetContainerEventsStream = Stream<v1::ContainerEventResponse>;
 
-    async fn get_container_events(
-        &self,
-        _: Request<v1::GetEventsRequest>,
-    ) -> Answer<Self::GetContainerEventsStream> {
+    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
         unimplemented("GetContainerEvents")
     }
 

@@ -20,9 +20,7 @@ pub(crate) async fn start_container(
 fn code(error: &StartContainerError) -> Code {
     match error {
         StartContainerError::Lookup(LookupError::Absent { .. }) => Code::NotFound,
-        StartContainerError::Lookup(LookupError::Empty { .. } | LookupError::Ambiguous { .. }) => {
-            Code::InvalidArgument
-        }
+        StartContainerError::Lookup(LookupError::Empty { .. } | LookupError::Ambiguous { .. }) => Code::InvalidArgument,
         StartContainerError::NotCreated { .. }
         | StartContainerError::SandboxNotReady { .. }
         | StartContainerError::Runtime { .. }

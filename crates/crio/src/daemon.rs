@@ -142,10 +142,7 @@ struct VersionFiles {
 
 impl VersionFiles {
     fn of(config: &Config) -> Self {
-        Self {
-            volatile: config.root.version_file.clone(),
-            persistent: config.root.version_file_persist.clone(),
-        }
+        Self { volatile: config.root.version_file.clone(), persistent: config.root.version_file_persist.clone() }
     }
 }
 
@@ -213,9 +210,7 @@ impl Signals {
 fn reload(invocation: &Invocation, running: &Config, node: &Node, logs: &telemetry::Handle) {
     let result = Sources::read(&invocation.locations)
         .map_err(|error| telemetry::chain(&error).to_string())
-        .and_then(|sources| {
-            config::reload(&sources, running).map_err(|error| telemetry::chain(&error).to_string())
-        });
+        .and_then(|sources| config::reload(&sources, running).map_err(|error| telemetry::chain(&error).to_string()));
     let reloaded = match result {
         Ok(reloaded) => reloaded,
         Err(error) => return tracing::error!(error, "reloading the configuration failed, the old one stays"),

@@ -103,8 +103,7 @@ impl Node {
         let next = ContainerState::Exited { started: container.state().started(), exit };
         let stored = container.stored(next.clone());
         let directory = container.directory.clone();
-        let saved =
-            blocking::run("record exit", move || state_store::state::save_state(&directory, &stored)).await;
+        let saved = blocking::run("record exit", move || state_store::state::save_state(&directory, &stored)).await;
         if let Err(error) = saved {
             // The end is true whether or not it could be written; the exit record stays for the next start.
             tracing::error!(container.id = %container.id, error = %chain(&error), "recording a container's end failed");

@@ -73,13 +73,10 @@ impl Node {
             .await
             .map_err(|source| ExecSyncError::Spec { container: container.id.clone(), source })?;
         // A task of its own: a client that hangs up leaves no half-waited process behind.
-        let (runtime, id, bundle) =
-            (container.handler.runtime.clone(), container.id.clone(), container.bundle.clone());
+        let (runtime, id, bundle) = (container.handler.runtime.clone(), container.id.clone(), container.bundle.clone());
         let session = tokio::spawn(async move { runtime.exec(&id, &process, limit, &bundle).await });
         match session.await {
-            Ok(result) => {
-                result.map_err(|source| ExecSyncError::Exec { container: container.id.clone(), source })
-            }
+            Ok(result) => result.map_err(|source| ExecSyncError::Exec { container: container.id.clone(), source }),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }

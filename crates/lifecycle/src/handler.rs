@@ -1,6 +1,7 @@
 //! The runtime handlers of the configuration, ready to be used.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::{Config, MonitorCgroup, RuntimeType};
@@ -17,6 +18,8 @@ pub(crate) struct Handler {
     pub(crate) monitor_cgroup: MonitorCgroup,
     pub(crate) default_annotations: BTreeMap<String, String>,
     pub(crate) allowed_annotations: Vec<String>,
+    /// Overrides the node's seccomp profile.
+    pub(crate) seccomp_profile: Option<PathBuf>,
 }
 
 /// All handlers by name.
@@ -101,6 +104,7 @@ impl Handler {
             monitor_cgroup: configured.monitor_cgroup.clone(),
             default_annotations: configured.default_annotations.clone(),
             allowed_annotations: configured.allowed_annotations.clone(),
+            seccomp_profile: configured.seccomp_profile.clone(),
         })
     }
 }

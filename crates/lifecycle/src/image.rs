@@ -215,8 +215,7 @@ impl Node {
 
     /// An image to make a container from.
     pub(crate) async fn local_image(&self, name: &str) -> Result<LocalImage, ImagesError> {
-        let (image, _) =
-            self.find_image(name).await?.ok_or_else(|| ImagesError::Absent { name: name.to_owned() })?;
+        let (image, _) = self.find_image(name).await?.ok_or_else(|| ImagesError::Absent { name: name.to_owned() })?;
         let store = Arc::clone(&self.store);
         blocking::run("read image", move || {
             let (repo_tags, repo_digests) = names_of(&image);
@@ -238,9 +237,7 @@ impl Node {
                 store.untag(&name).map_err(ImagesError::from)?;
                 return Ok(());
             }
-            store
-                .remove_image(&image.id)
-                .map_err(|source| RemoveImageError::Store { name: asked, source })
+            store.remove_image(&image.id).map_err(|source| RemoveImageError::Store { name: asked, source })
         })
         .await
     }
@@ -372,8 +369,18 @@ mod tests {
         let other = Digest::from_sha256(&[2; 32]);
         let by_digest = format!("docker.io/library/a@{other}");
         for (names, history, tags, digests) in [
-            (vec!["docker.io/library/a:1"], vec![], vec!["docker.io/library/a:1"], vec![format!("docker.io/library/a@{digest}")]),
-            (vec![by_digest.as_str()], vec![], vec![], vec![by_digest.clone(), format!("docker.io/library/a@{digest}")]),
+            (
+                vec!["docker.io/library/a:1"],
+                vec![],
+                vec!["docker.io/library/a:1"],
+                vec![format!("docker.io/library/a@{digest}")],
+            ),
+            (
+                vec![by_digest.as_str()],
+                vec![],
+                vec![],
+                vec![by_digest.clone(), format!("docker.io/library/a@{digest}")],
+            ),
             (vec![], vec!["docker.io/library/b:2"], vec![], vec![format!("docker.io/library/b@{digest}")]),
             (vec![], vec![], vec![], vec![]),
         ] {

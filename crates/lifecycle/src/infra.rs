@@ -70,8 +70,7 @@ impl Node {
             return Ok(None);
         }
         let image = self.config.image.pause_image.clone();
-        let failed =
-            |source| RunSandboxError::Infra { sandbox: plan.name.clone(), source: Box::new(source) };
+        let failed = |source| RunSandboxError::Infra { sandbox: plan.name.clone(), source: Box::new(source) };
         match self.local_image(&image).await {
             Ok(local) => return Ok(Some(local)),
             Err(ImagesError::Absent { .. }) => {}
@@ -128,8 +127,8 @@ impl Node {
             selinux: &SelinuxLabels::default(),
             annotations: sandbox_annotations(&self.sandbox_facts(plan, made, pause)),
         };
-        let assembled: Assembled = infra_spec(inputs)
-            .map_err(|source| RunSandboxError::Spec { sandbox: plan.name.clone(), source })?;
+        let assembled: Assembled =
+            infra_spec(inputs).map_err(|source| RunSandboxError::Spec { sandbox: plan.name.clone(), source })?;
         if pause.is_some() {
             self.say_once(&assembled.clamped);
         }

@@ -23,6 +23,7 @@ mod infra;
 mod mounts;
 mod node;
 mod objects;
+mod prepare_container;
 mod pull_image;
 mod remove_container;
 mod remove_sandbox;
@@ -39,13 +40,11 @@ mod undo;
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
 pub use exec_sync::{ExecSyncEnd, ExecSyncError};
-pub use image::{
-    ImageFsUsage, ImageLookup, ImageStatus, ImagesError, RemoveImageError, ResolveNameError,
-};
-pub use node::{HandlerStatus, Node, NodeStatus, OpenNodeError, RegistryFiles};
-pub use objects::LookupError;
+pub use image::{ImageFsUsage, ImageLookup, ImageStatus, ImagesError, RemoveImageError, ResolveNameError};
 pub use image_pull::ErrorKind as RegistryErrorKind;
 pub use image_pull::auth::RequestAuth;
+pub use node::{HandlerStatus, Node, NodeStatus, OpenNodeError, RegistryFiles};
+pub use objects::LookupError;
 pub use pull_image::PullImageError;
 pub use remove_container::RemoveContainerError;
 pub use remove_sandbox::RemoveSandboxError;

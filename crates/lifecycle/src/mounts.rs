@@ -84,9 +84,11 @@ fn resolve(
     let resolved = resolve_mount(mount, source, mount.container_path.clone(), handler)
         .map_err(|source| ResolveMountError::Invalid { path: mount.container_path.clone(), source })?;
     if resolved.propagation == Propagation::Bidirectional {
-        let table = table.get_or_insert_with(|| parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()));
+        let table =
+            table.get_or_insert_with(|| parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()));
         let path = Path::new(&resolved.source);
-        let on = table.iter().filter(|point| path.starts_with(&point.path)).max_by_key(|point| point.path.as_os_str().len());
+        let on =
+            table.iter().filter(|point| path.starts_with(&point.path)).max_by_key(|point| point.path.as_os_str().len());
         if let Some(point) = on.filter(|point| !point.is_shared) {
             return Err(ResolveMountError::NotShared { path: path.to_owned(), mount: point.path.clone() });
         }
@@ -108,8 +110,11 @@ fn source_of(config: &Config, mount: &Mount) -> Result<String, ResolveMountError
             }
             let failed = |source| ResolveMountError::Source { action: "create", path: path.clone(), source };
             fs::create_dir_all(&path).map_err(failed)?;
-            fs::canonicalize(&path)
-                .map_err(|source| ResolveMountError::Source { action: "resolve", path: path.clone(), source })?
+            fs::canonicalize(&path).map_err(|source| ResolveMountError::Source {
+                action: "resolve",
+                path: path.clone(),
+                source,
+            })?
         }
         Err(source) => return Err(ResolveMountError::Source { action: "resolve", path, source }),
     };
@@ -144,8 +149,11 @@ pub(crate) fn resolve_devices(devices: &[Device]) -> Result<Vec<ResolvedDevice>,
     let mut resolved = Vec::new();
     for device in devices {
         let path = PathBuf::from(&device.host_path);
-        let real = fs::canonicalize(&path)
-            .map_err(|source| ResolveMountError::Source { action: "resolve", path: path.clone(), source })?;
+        let real = fs::canonicalize(&path).map_err(|source| ResolveMountError::Source {
+            action: "resolve",
+            path: path.clone(),
+            source,
+        })?;
         let permissions = device.permissions.clone();
         if let Some(mut node) = facts::device_at(&real) {
             node.path.clone_from(if device.container_path.is_empty() {

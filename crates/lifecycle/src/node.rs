@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use config::Config;
+use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Profiles};
 use domain::id::{ContainerId, SandboxId};
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
 use image_store::Store;
@@ -66,6 +67,9 @@ pub enum OpenNodeError {
     /// The registry client's files are damaged.
     #[error("set up the registry client")]
     Registries(#[source] image_pull::registries::RegistriesError),
+    /// The configured seccomp profile.
+    #[error("load the default seccomp profile")]
+    Seccomp(#[source] LoadProfileError),
     /// The exits directory cannot be watched.
     #[error(transparent)]
     Exits(#[from] runtime_client::exits::WatchExitsError),
@@ -112,6 +116,7 @@ pub struct Node {
     pub(crate) cgroups: Cgroups,
     pub(crate) facts: NodeFacts,
     pub(crate) spec_defaults: SpecDefaults,
+    pub(crate) seccomp: Profiles,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
@@ -163,6 +168,7 @@ impl Node {
             let version = cgroups.version();
             blocking::run("look at the machine", move || facts::gather(version)).await
         };
+        let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
@@ -173,6 +179,7 @@ impl Node {
             cgroups,
             facts: node_facts,
             spec_defaults: spec_defaults(&config),
+            seccomp,
             said: Mutex::default(),
             objects: Objects::default(),
             runs: InFlight::default(),
@@ -352,11 +359,7 @@ fn spec_defaults(config: &Config) -> SpecDefaults {
         ulimits: runtime
             .default_ulimits
             .iter()
-            .map(|limit| domain::spec::Ulimit {
-                name: limit.rlimit_name(),
-                soft: limit.soft(),
-                hard: limit.hard(),
-            })
+            .map(|limit| domain::spec::Ulimit { name: limit.rlimit_name(), soft: limit.soft(), hard: limit.hard() })
             .collect(),
         pids_limit: runtime.pids_limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(-1),
         is_read_only: runtime.read_only,
@@ -365,4 +368,19 @@ fn spec_defaults(config: &Config) -> SpecDefaults {
         apparmor_profile: None,
         is_selinux_off_for_host_network: runtime.hostnetwork_disable_selinux,
     }
+}
+
+fn seccomp_profiles(config: &Config) -> Result<Profiles, LoadProfileError> {
+    let profiles = Profiles::load(ConfiguredPaths {
+        default: config.runtime.seccomp_profile.clone(),
+        privileged: config.runtime.privileged_seccomp_profile.clone(),
+    })?;
+    match profiles.default_origin() {
+        DefaultOrigin::BuiltIn | DefaultOrigin::File(_) => {}
+        DefaultOrigin::BuiltInForMissing(path) => {
+            tracing::info!(path = %path.display(), "Seccomp profile does not exist on disk, using the built-in one");
+        }
+        DefaultOrigin::Unavailable => tracing::warn!("this kernel has no seccomp; containers run without profiles"),
+    }
+    Ok(profiles)
 }

@@ -13,7 +13,9 @@ use domain::image::ImageConfig;
 use futures_util::StreamExt;
 use futures_util::stream;
 use image_pull::auth::{AuthError, AuthFiles, EnvironmentPaths, RequestAuth};
-use image_pull::{BlobError, Credentials, ErrorKind, LayerBlob, Platform, Reference, ResolveError, ResolvedImage, Source};
+use image_pull::{
+    BlobError, Credentials, ErrorKind, LayerBlob, Platform, Reference, ResolveError, ResolvedImage, Source,
+};
 use image_store::{ExpectedLayer, LayerPin, NewImage, StageOptions, StagedLayer};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -291,18 +293,10 @@ impl Node {
     }
 
     /// One layer from the network onto disk, without a name yet.
-    async fn stage(
-        &self,
-        name: &str,
-        image: &ResolvedImage,
-        layer: &LayerBlob,
-    ) -> Result<StagedLayer, PullImageError> {
+    async fn stage(&self, name: &str, image: &ResolvedImage, layer: &LayerBlob) -> Result<StagedLayer, PullImageError> {
         let digest = layer.digest.to_string();
-        let blob_failed = |source| PullImageError::Blob {
-            image: name.to_owned(),
-            layer: digest.clone(),
-            source: Box::new(source),
-        };
+        let blob_failed =
+            |source| PullImageError::Blob { image: name.to_owned(), layer: digest.clone(), source: Box::new(source) };
         let mut blob = self.registry.open_blob(image, layer).await.map_err(blob_failed)?;
         let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
         let store = Arc::clone(&self.store);
@@ -341,15 +335,13 @@ impl Node {
             compressed_digest: layer.digest,
             compressed_size: Some(layer.size),
         };
-        blocking::run("commit layer", move || {
-            store.commit_layer(staged, parent.as_ref().map(LayerPin::id), &expected)
-        })
-        .await
-        .map_err(|source| PullImageError::Commit {
-            image: name.to_owned(),
-            layer: digest,
-            source: Box::new(source),
-        })
+        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref().map(LayerPin::id), &expected))
+            .await
+            .map_err(|source| PullImageError::Commit {
+                image: name.to_owned(),
+                layer: digest,
+                source: Box::new(source),
+            })
     }
 }
 
@@ -380,9 +372,8 @@ fn fingerprint(auth: Option<&RequestAuth>) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::OnceLock;
     static KEY: OnceLock<RandomState> = OnceLock::new();
-    let parts = auth.map(|auth| {
-        (&auth.username, &auth.password, &auth.auth, &auth.identity_token, &auth.registry_token)
-    });
+    let parts =
+        auth.map(|auth| (&auth.username, &auth.password, &auth.auth, &auth.identity_token, &auth.registry_token));
     KEY.get_or_init(RandomState::new).hash_one(parts)
 }
 

@@ -8,11 +8,11 @@ use domain::id::ContainerId;
 use image_store::RemoveContainerError as StoreError;
 use thiserror::Error;
 
+use crate::blocking;
 use crate::container::Container;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::stop_container::{Grace, StopContainerError};
-use crate::blocking;
 
 /// What a container that still runs gets to end by itself. Source: CRI-O.
 const REMOVE_GRACE_SECONDS: i64 = 10;
@@ -60,9 +60,7 @@ impl Node {
         grace: Grace,
     ) -> Result<(), Arc<RemoveContainerError>> {
         let node = Arc::clone(self);
-        self.removals
-            .join(container.id.clone(), || async move { node.remove(&container, grace).await })
-            .await
+        self.removals.join(container.id.clone(), || async move { node.remove(&container, grace).await }).await
     }
 
     async fn remove(self: &Arc<Self>, container: &Arc<Container>, grace: Grace) -> Result<(), RemoveContainerError> {

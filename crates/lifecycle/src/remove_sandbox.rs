@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use state_store::intent::{Intent, SandboxIntent};
 use thiserror::Error;
 
+use crate::blocking;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::remove_container::RemoveContainerError;
@@ -14,7 +15,6 @@ use crate::sandbox::Sandbox;
 use crate::stop_container::Grace;
 use crate::stop_sandbox::StopSandboxError;
 use crate::undo::chain;
-use crate::blocking;
 
 /// What containers that still run get. Source: CRI-O.
 const REMOVE_GRACE_SECONDS: i64 = 10;
@@ -81,9 +81,7 @@ impl Node {
             Err(error) => return Err(Arc::new(RemoveSandboxError::Lookup(error))),
         };
         let node = Arc::clone(self);
-        self.sandbox_removals
-            .join(sandbox.id.clone(), || async move { node.remove_parts(&sandbox).await })
-            .await
+        self.sandbox_removals.join(sandbox.id.clone(), || async move { node.remove_parts(&sandbox).await }).await
     }
 
     pub(crate) async fn remove_parts(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), RemoveSandboxError> {
@@ -93,8 +91,7 @@ impl Node {
             return Ok(());
         }
         let directory = sandbox.directory.clone();
-        let intent =
-            SandboxIntent { intent: Intent::Removing, cgroup_parent: sandbox.config.cgroup_parent.clone() };
+        let intent = SandboxIntent { intent: Intent::Removing, cgroup_parent: sandbox.config.cgroup_parent.clone() };
         blocking::run("record removal", move || state_store::intent::save_intent(&directory, &intent))
             .await
             .map_err(|source| RemoveSandboxError::Record { sandbox: id.clone(), source })?;

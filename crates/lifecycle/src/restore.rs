@@ -12,9 +12,7 @@ use domain::container::{ContainerConfig, ImageSpec, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
-use domain::spec::annotations::{
-    ContainerFacts, SandboxFacts, parse_container_annotations, parse_sandbox_annotations,
-};
+use domain::spec::annotations::{ContainerFacts, SandboxFacts, parse_container_annotations, parse_sandbox_annotations};
 use image_store::RecordsError;
 use runtime_client::create::end_stray_monitors;
 use runtime_client::{Force, process};
@@ -126,10 +124,8 @@ impl Node {
             }
             None => None,
         };
-        let plan = plan_sandbox(
-            found.intent.as_ref().map(|intent| intent.intent),
-            facts.is_some() && found.state.is_some(),
-        );
+        let plan =
+            plan_sandbox(found.intent.as_ref().map(|intent| intent.intent), facts.is_some() && found.state.is_some());
         let (SandboxPlan::Keep | SandboxPlan::FinishRemoval, Some(facts)) = (plan, facts) else {
             unfinished.push(found);
             return;
@@ -233,7 +229,8 @@ impl Node {
         let life = found.state.as_ref().and_then(|state| state.life.clone());
         let plan = plan_container(sandbox.is_some(), facts.is_some() && life.is_some());
         let (ContainerPlan::Keep, Some(facts), Some(sandbox), Some(life)) = (plan, facts, sandbox.clone(), life) else {
-            let handler = sandbox.map_or_else(|| Arc::clone(self.handlers.default()), |sandbox| Arc::clone(&sandbox.handler));
+            let handler =
+                sandbox.map_or_else(|| Arc::clone(self.handlers.default()), |sandbox| Arc::clone(&sandbox.handler));
             self.undo_container(&found.id, &handler).await;
             return;
         };
@@ -358,8 +355,8 @@ fn ips_of(facts: &SandboxFacts, cached: impl FnOnce() -> Option<Vec<IpAddr>>) ->
 
 fn image_of(metadata: &RecordMetadata, name: &str, digests: &[String]) -> ContainerImage {
     // A record without image belongs to a sandbox without infra process, which has no container.
-    let id = domain::id::ImageId::parse(&metadata.image_id)
-        .unwrap_or_else(|_| domain::id::ImageId::from_bytes([0; 32]));
+    let id =
+        domain::id::ImageId::parse(&metadata.image_id).unwrap_or_else(|_| domain::id::ImageId::from_bytes([0; 32]));
     let reference = digests.first().cloned().unwrap_or_else(|| metadata.image_id.clone());
     ContainerImage { id, name: name.to_owned(), reference }
 }
@@ -414,7 +411,8 @@ fn pid_mode(spec: &StoredSpec) -> NamespaceMode {
 fn user_of(process: &serde_json::Value) -> Option<ContainerUser> {
     let user = process.get("user")?;
     let number = |key: &str| user.get(key).and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    let groups = user.get("additionalGids").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let groups =
+        user.get("additionalGids").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Some(ContainerUser {
         uid: number("uid")?,
         gid: number("gid")?,
@@ -426,8 +424,10 @@ fn user_of(process: &serde_json::Value) -> Option<ContainerUser> {
 fn resources_of(linux: &serde_json::Value) -> domain::resources::Resources {
     let number = |path: &str| linux.pointer(path).and_then(serde_json::Value::as_i64).unwrap_or(0);
     let text = |path: &str| linux.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-    let unified = linux.get("unified").and_then(|map| serde_json::from_value::<BTreeMap<String, String>>(map.clone()).ok());
-    let hugepages = linux.get("hugepageLimits").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let unified =
+        linux.get("unified").and_then(|map| serde_json::from_value::<BTreeMap<String, String>>(map.clone()).ok());
+    let hugepages =
+        linux.get("hugepageLimits").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
     domain::resources::Resources {
         cpu_period_us: number("/cpu/period"),
         cpu_quota_us: number("/cpu/quota"),

@@ -33,13 +33,13 @@ use state_store::state::StoredState;
 use sys::namespace::{Kinds, PinError, Pins, Wanted};
 use thiserror::Error;
 
+use crate::blocking;
 use crate::handler::Handler;
 use crate::infra::InfraError;
 use crate::node::Node;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
 use crate::sandbox_files::{self, SandboxFileError};
 use crate::undo::{Undo, Undone};
-use crate::blocking;
 
 /// A node that has just booted gets its network within this; the kubelet's own patience is four minutes.
 const NETWORK_READY_LIMIT: Duration = Duration::from_secs(120);
@@ -349,17 +349,16 @@ impl Node {
         let made = Made { namespaces, files: files?, network: network? };
         cgroup.map_err(|source| RunSandboxError::Cgroup { sandbox: plan.name.clone(), source })?;
         let spec = self.sandbox_spec(plan, &made, pause.as_ref())?;
-        let infra = match pause {
-            Some(image) => Some(
-                self.start_infra(plan, image, spec, undo)
-                    .await
-                    .map_err(|source| RunSandboxError::Infra { sandbox: plan.name.clone(), source: Box::new(source) })?,
-            ),
-            None => {
-                self.record_spec(plan, spec).await?;
-                None
-            }
-        };
+        let infra =
+            match pause {
+                Some(image) => Some(self.start_infra(plan, image, spec, undo).await.map_err(|source| {
+                    RunSandboxError::Infra { sandbox: plan.name.clone(), source: Box::new(source) }
+                })?),
+                None => {
+                    self.record_spec(plan, spec).await?;
+                    None
+                }
+            };
         let directory = plan.directory.clone();
         blocking::run("record sandbox", move || state_store::intent::clear_intent(&directory))
             .await
@@ -414,8 +413,7 @@ impl Node {
             process_label: String::new(),
             volatile: Volatile::Yes,
         };
-        let intent =
-            SandboxIntent { intent: Intent::Creating, cgroup_parent: plan.config.cgroup_parent.clone() };
+        let intent = SandboxIntent { intent: Intent::Creating, cgroup_parent: plan.config.cgroup_parent.clone() };
         let (store, directory) = (Arc::clone(&self.store), plan.directory.clone());
         let (node, id) = (Arc::clone(self), infra_id(&plan.id));
         undo.push("remove the store's record", move || {
@@ -499,18 +497,12 @@ impl Node {
     async fn make_files(&self, plan: &Plan) -> Result<SandboxFiles, RunSandboxError> {
         let (config, hostname) = (plan.config.clone(), plan.hostname.clone());
         let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
-        blocking::run("make sandbox files", move || {
-            sandbox_files::make(&config, &hostname, &directory, &run_directory)
-        })
-        .await
-        .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source })
+        blocking::run("make sandbox files", move || sandbox_files::make(&config, &hostname, &directory, &run_directory))
+            .await
+            .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source })
     }
 
-    async fn attach(
-        &self,
-        plan: &Plan,
-        namespaces: &SandboxNamespaces,
-    ) -> Result<Option<CniResult>, RunSandboxError> {
+    async fn attach(&self, plan: &Plan, namespaces: &SandboxNamespaces) -> Result<Option<CniResult>, RunSandboxError> {
         let Some(netns) = &namespaces.network else { return Ok(None) };
         let attachment = attachment(&plan.id, &plan.config, Some(netns.clone()));
         let result = self.network.add(&attachment).await.map_err(|source| RunSandboxError::Network {
@@ -527,11 +519,10 @@ impl Node {
         if plan.config.port_mappings.is_empty() {
             return Ok(());
         }
-        host_ports.add(&plan.id, ips, &network_mappings(&plan.config)).await.map_err(|source| RunSandboxError::HostPorts {
-            sandbox: plan.name.clone(),
-            id: plan.id.clone(),
-            source,
-        })
+        host_ports
+            .add(&plan.id, ips, &network_mappings(&plan.config))
+            .await
+            .map_err(|source| RunSandboxError::HostPorts { sandbox: plan.name.clone(), id: plan.id.clone(), source })
     }
 
     /// How to undo what is done side by side. Each may be walked whether or not its step was taken.

@@ -112,13 +112,10 @@ impl Node {
         sandbox.set_not_ready();
         self.stop_network(sandbox).await?;
         let containers = self.objects.containers_of(&sandbox.id);
-        let stops = containers
-            .iter()
-            .filter(|container| !container.is_infra())
-            .map(|container| self.stop(container, grace));
+        let stops =
+            containers.iter().filter(|container| !container.is_infra()).map(|container| self.stop(container, grace));
         for stopped in futures_util::future::join_all(stops).await {
-            stopped
-                .map_err(|source| StopSandboxError::Container { sandbox: sandbox.id.clone(), source })?;
+            stopped.map_err(|source| StopSandboxError::Container { sandbox: sandbox.id.clone(), source })?;
         }
         if let Some(infra) = &sandbox.infra {
             self.stop(infra, Grace::from_seconds(INFRA_GRACE_SECONDS))

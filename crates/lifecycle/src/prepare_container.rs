@@ -1,0 +1,307 @@
+//! Between a mounted root and a bundle the runtime can take: users, mounts, files, the runtime spec.
+//!
+//! Blocking throughout. Whatever is looked up or made inside the root is resolved beneath its handle, so that nothing an
+//! image contains leads out of it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::container::ContainerConfig;
+use domain::id::ContainerId;
+use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
+use domain::spec::{
+    ContainerInputs, GeneratedFiles, NamespacePaths, SelinuxLabels, container_spec, wanted_capabilities,
+};
+use domain::user::{ResolvedUser, UserRequest, resolve_user};
+use durable::Durability;
+use durable::beneath::{Links, Root};
+use oci_spec::runtime::LinuxSeccomp;
+use rustix::fs::OFlags;
+
+use crate::create_container::CreateContainerError;
+use crate::image::LocalImage;
+use crate::mounts;
+use crate::node::Node;
+use crate::sandbox::Sandbox;
+
+/// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
+const USER_FILE_MAX_BYTES: u64 = 16 << 20;
+
+/// What preparation leaves for the runtime.
+pub(crate) struct Prepared {
+    pub(crate) directory: PathBuf,
+    pub(crate) bundle: PathBuf,
+    pub(crate) user: ResolvedUser,
+    pub(crate) created: domain::time::Timestamp,
+}
+
+/// The blocking part between mount and runtime.
+pub(crate) struct PrepareJob {
+    pub(crate) id: ContainerId,
+    pub(crate) name: String,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) config: ContainerConfig,
+    pub(crate) image: LocalImage,
+    pub(crate) log: PathBuf,
+    pub(crate) target_pid: Option<i32>,
+    pub(crate) directory: PathBuf,
+    pub(crate) bundle: PathBuf,
+    pub(crate) created: domain::time::Timestamp,
+    pub(crate) rootfs: PathBuf,
+}
+
+impl PrepareJob {
+    pub(crate) fn run(self, node: &Node) -> Result<Prepared, CreateContainerError> {
+        let container = || self.name.clone();
+        let root = Root::open(&self.rootfs).map_err(|source| self.root_error("open", Path::new("/"), source))?;
+        let passwd = self.read_user_file(&root, "/etc/passwd")?;
+        let group = self.read_user_file(&root, "/etc/group")?;
+        let security = &self.config.security;
+        let request = UserRequest {
+            run_as_user: security.run_as_user,
+            run_as_username: &security.run_as_username,
+            run_as_group: security.run_as_group,
+            supplemental_groups: &security.supplemental_groups,
+            policy: security.supplemental_groups_policy,
+        };
+        let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
+            .map_err(|source| CreateContainerError::User { container: container(), source })?;
+        self.make_volumes(node, &root)?;
+        let mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
+            .map_err(|source| CreateContainerError::Mounts { container: container(), source })?;
+        let devices = mounts::resolve_devices(&self.config.devices)
+            .map_err(|source| CreateContainerError::Mounts { container: container(), source })?;
+        self.make_log_directory()?;
+        let files = self.generate_files(&user, &passwd, &group)?;
+        let seccomp = self.seccomp(node)?;
+        let rootfs = self.rootfs.display().to_string();
+        let inputs = ContainerInputs {
+            id: &self.id,
+            config: &self.config,
+            sandbox: &self.sandbox.config,
+            image: &self.image.config,
+            user: &user,
+            node: &node.facts,
+            defaults: &node.spec_defaults,
+            handler: &self.sandbox.handler.facts,
+            hostname: &self.sandbox.hostname,
+            cgroup: &node.cgroups.placement(&self.sandbox.config.cgroup_parent),
+            namespaces: &self.namespaces(),
+            files: &files,
+            rootfs: &rootfs,
+            mounts: &mounts,
+            further_mounts: &[],
+            devices: &devices,
+            pod_annotations: &filter_annotations(
+                &self.sandbox.config.annotations,
+                &self.sandbox.handler.allowed_annotations,
+            )
+            .effective,
+            seccomp: seccomp.as_deref(),
+            selinux: &SelinuxLabels::default(),
+            annotations: self.annotations(node, &rootfs),
+        };
+        let assembled =
+            container_spec(inputs).map_err(|source| CreateContainerError::Spec { container: container(), source })?;
+        node.say_once(&assembled.clamped);
+        let json =
+            assembled.to_json().map_err(|source| CreateContainerError::SpecJson { container: container(), source })?;
+        for directory in [&self.directory, &self.bundle] {
+            state_store::spec::save_spec(directory, &json)
+                .map_err(|source| CreateContainerError::Record { container: container(), source })?;
+        }
+        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created })
+    }
+
+    /// The filter of the container, made for the capabilities it will have.
+    fn seccomp(&self, node: &Node) -> Result<Option<Arc<LinuxSeccomp>>, CreateContainerError> {
+        let security = &self.config.security;
+        let capabilities = if security.privileged {
+            node.facts.bounding
+        } else {
+            wanted_capabilities(&security.capabilities, &node.spec_defaults.capabilities)
+                .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source })?
+                .and(node.facts.bounding)
+        };
+        let handler = self.sandbox.handler.seccomp_profile.as_deref();
+        node.seccomp
+            .resolve(security.seccomp.as_ref(), security.privileged, capabilities, handler)
+            .map_err(|source| CreateContainerError::Seccomp { container: self.name.clone(), source })
+    }
+
+    fn root_error(&self, action: &'static str, path: &Path, source: io::Error) -> CreateContainerError {
+        CreateContainerError::Root { container: self.name.clone(), action, path: path.to_owned(), source }
+    }
+
+    /// Reads a file of the image, bounded and without following it out of the root. Absent is empty.
+    fn read_user_file(&self, root: &Root, path: &str) -> Result<Vec<u8>, CreateContainerError> {
+        let path = Path::new(path);
+        let mut bytes = Vec::new();
+        let read = root
+            .open_regular(path)
+            .and_then(|file| file.take(USER_FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map(|_| ()));
+        match read {
+            Ok(()) if bytes.len() as u64 > USER_FILE_MAX_BYTES => {
+                Err(self.root_error("read", path, io::Error::other("the file is larger than 16 MiB")))
+            }
+            Ok(()) => Ok(bytes),
+            // A dangling link, a directory or a fifo is no list of users either.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(self.root_error("read", path, error)),
+        }
+    }
+
+    /// The directories of the image's VOLUME lines and its working directory, and the customary `/etc/mtab`.
+    fn make_volumes(&self, node: &Node, root: &Root) -> Result<(), CreateContainerError> {
+        if node.config.image.image_volumes == config::ImageVolumes::Mkdir {
+            for volume in &self.image.config.volumes {
+                let is_mounted = self.config.mounts.iter().any(|mount| mount.container_path == *volume);
+                if !is_mounted {
+                    make_directory(root, Path::new(volume))
+                        .map_err(|source| self.root_error("create volume", Path::new(volume), source))?;
+                }
+            }
+        }
+        let cwd = domain::spec::process_cwd(&self.config, &self.image.config)
+            .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source })?;
+        make_directory(root, Path::new(&cwd))
+            .map_err(|source| self.root_error("create working directory", Path::new(&cwd), source))?;
+        link_mtab(root).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))
+    }
+
+    fn make_log_directory(&self) -> Result<(), CreateContainerError> {
+        let Some(parent) = self.log.parent() else { return Ok(()) };
+        std::fs::create_dir_all(parent).map_err(|source| CreateContainerError::File {
+            container: self.name.clone(),
+            path: parent.to_owned(),
+            source,
+        })
+    }
+
+    /// A passwd and a group with a line for whoever the image does not know.
+    fn generate_files(
+        &self,
+        user: &ResolvedUser,
+        passwd: &[u8],
+        group: &[u8],
+    ) -> Result<GeneratedFiles, CreateContainerError> {
+        let write = |name: &str, known: &[u8], line: Option<String>| {
+            // Without the file in the image there is nothing to bind over.
+            let Some(line) = line.filter(|_| !known.is_empty()) else { return Ok(None) };
+            let mut text = known.to_vec();
+            if !text.ends_with(b"\n") {
+                text.push(b'\n');
+            }
+            text.extend_from_slice(line.as_bytes());
+            let path = self.bundle.join(name);
+            durable::replace(&path, &text, 0o644, Durability::Volatile).map_err(|error| {
+                CreateContainerError::File {
+                    container: self.name.clone(),
+                    path: path.clone(),
+                    source: io::Error::other(error),
+                }
+            })?;
+            Ok(Some(path.display().to_string()))
+        };
+        let home = user.home.clone().unwrap_or_else(|| "/".to_owned());
+        let text = |path: &Path| Some(path.display().to_string());
+        let files = &self.sandbox.files;
+        Ok(GeneratedFiles {
+            resolv_conf: text(&files.resolv_conf),
+            hostname: text(&files.hostname),
+            containerenv: text(&files.containerenv),
+            shm: text(&files.shm),
+            passwd: write("passwd", passwd, user.missing_passwd_line(&home))?,
+            group: write("group", group, user.missing_group_line())?,
+            localtime: None,
+        })
+    }
+
+    fn annotations(&self, node: &Node, rootfs: &str) -> BTreeMap<String, String> {
+        let config = &self.config;
+        let sandbox = &self.sandbox;
+        let allowed = &sandbox.handler.allowed_annotations;
+        let stop_signal = self.image.config.stop_signal.clone();
+        let facts = ContainerFacts {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            sandbox_id: sandbox.id.clone(),
+            sandbox_name: sandbox.name.clone(),
+            metadata: config.metadata.clone(),
+            labels: config.labels.clone(),
+            annotations: filter_annotations(&config.annotations, allowed).kept,
+            created: self.created,
+            log_path: self.log.display().to_string(),
+            image: config.image.image.clone(),
+            image_name: self.image.repo_tags.first().cloned().unwrap_or_default(),
+            image_id: Some(self.image.id.clone()),
+            repo_digests: self.image.repo_digests.clone(),
+            has_tty: config.tty,
+            has_stdin: config.stdin,
+            is_stdin_once: config.stdin_once,
+            resolv_path: sandbox.files.resolv_conf.display().to_string(),
+            mount_point: rootfs.to_owned(),
+            seccomp_profile: node.seccomp.reference(config.security.seccomp.as_ref(), config.security.privileged),
+            ips: sandbox.ips.iter().map(ToString::to_string).collect(),
+            volumes: config.mounts.clone(),
+            stop_signal: match config.stop_signal {
+                Some(signal) => Some(signal.number().to_string()),
+                None => Some(stop_signal).filter(|signal| !signal.is_empty()),
+            },
+            platform_runtime_path: String::new(),
+        };
+        let of_sandbox = filter_annotations(&sandbox.config.annotations, allowed).kept;
+        container_annotations(&facts, &of_sandbox, node.cgroups.kind())
+    }
+
+    fn namespaces(&self) -> NamespacePaths {
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let namespaces = &self.sandbox.namespaces;
+        let of_process = |pid: i32| format!("/proc/{pid}/ns/pid");
+        NamespacePaths {
+            network: text(&namespaces.network),
+            ipc: text(&namespaces.ipc),
+            uts: text(&namespaces.uts),
+            pid: self.sandbox.infra_pid().map(of_process),
+            target_pid: self.target_pid.map(of_process),
+        }
+    }
+}
+
+/// Makes a directory and its parents, every step resolved beneath the root.
+fn make_directory(root: &Root, path: &Path) -> io::Result<()> {
+    let mut made = PathBuf::from("/");
+    for component in path.components() {
+        let std::path::Component::Normal(name) = component else { continue };
+        let parent = root.open_beneath(&made, OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot)?;
+        match rustix::fs::mkdirat(parent.as_fd(), name, rustix::fs::Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        made.push(name);
+    }
+    Ok(())
+}
+
+/// Programs that print mounts read `/etc/mtab`. Source: CRI-O.
+fn link_mtab(root: &Root) -> io::Result<()> {
+    let etc = match root.open_beneath(Path::new("/etc"), OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot) {
+        Ok(etc) => etc,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::symlinkat("/proc/mounts", etc.as_fd(), "mtab") {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
