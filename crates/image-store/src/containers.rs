@@ -150,6 +150,9 @@ impl Store {
     }
 
     /// Mounts a container's root file system, unless it is mounted, and returns where.
+    ///
+    /// Not for a container that runs: if some other tool detached the mount, the container still has it in its own
+    /// mount namespace, and two overlays on one upper directory disagree. Ask [`Store::mounted_path`] there.
     pub fn mount(&self, container: &ContainerId) -> Result<PathBuf, MountError> {
         let (row, file) = self.find_for_mount(container)?;
         let records = |source| MountError::Records { container: container.clone(), source };
