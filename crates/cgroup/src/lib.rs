@@ -10,9 +10,11 @@
 mod dbus;
 mod layout;
 mod processes;
+mod stats;
 pub mod systemd;
 mod tree;
 
 pub use layout::{DetectError, Hierarchy, Layout};
 pub use processes::{KillError, ProcessesError};
+pub use stats::{CgroupStats, CpuStats, MemoryStats, Pressure, Stall, StatsError, SwapStats, fuzz_stats};
 pub use tree::{CreateError, MoveError, OomError, PathError, RemoveError};
