@@ -235,8 +235,7 @@ fn stats_v2(directory: &Path, reader: &mut Reader) -> Result<CgroupStats, StatsE
     let memory = match reader.number(&directory.join("memory.current"))? {
         None => None,
         Some(usage_bytes) => {
-            let found =
-                reader.read(&directory.join("memory.stat"))?.map(parse_memory_stat_v2).unwrap_or_default();
+            let found = reader.read(&directory.join("memory.stat"))?.map(parse_memory_stat_v2).unwrap_or_default();
             let swap = match reader.number(&directory.join("memory.swap.current"))? {
                 None => None,
                 Some(usage_bytes) => {
@@ -419,7 +418,10 @@ pub fn fuzz_stats(bytes: &[u8]) {
     let _ = parse_cpu_stat_v2(text);
     if let Some(Pressure { some, full }) = parse_pressure(text) {
         for stall in [some, full] {
-            assert!([stall.avg10, stall.avg60, stall.avg300].iter().all(|share| share.is_finite()), "shares are finite");
+            assert!(
+                [stall.avg10, stall.avg60, stall.avg300].iter().all(|share| share.is_finite()),
+                "shares are finite"
+            );
         }
     }
 }
@@ -435,7 +437,8 @@ mod tests {
         total_swap 2048\ntotal_pgfault 75\ntotal_pgmajfault 2\ntotal_inactive_file 8192\n";
     const V2_STAT: &str = "anon 151552\nfile 0\nkernel 90112\ninactive_anon 147456\ninactive_file 4096\nactive_file 0\n\
         pgfault 532\npgmajfault 1\n";
-    const PRESSURE: &str = "some avg10=1.50 avg60=0.25 avg300=0.01 total=4711\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=12\n";
+    const PRESSURE: &str =
+        "some avg10=1.50 avg60=0.25 avg300=0.01 total=4711\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=12\n";
 
     /// A v1 and a v2 tree in a directory, with one cgroup `/pod/a` each.
     fn layout(root: &Path, version: CgroupVersion) -> Layout {
@@ -554,7 +557,12 @@ mod tests {
     fn sums_have_no_limits() {
         let one = CgroupStats {
             cpu: Some(CpuStats { usage_nanos: u64::MAX, pressure: Some(Pressure::default()) }),
-            memory: Some(MemoryStats { usage_bytes: 5, inactive_file_bytes: 1, limit_bytes: Some(9), ..Default::default() }),
+            memory: Some(MemoryStats {
+                usage_bytes: 5,
+                inactive_file_bytes: 1,
+                limit_bytes: Some(9),
+                ..Default::default()
+            }),
             process_count: Some(2),
             io_pressure: None,
         };

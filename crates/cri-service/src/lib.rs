@@ -7,15 +7,19 @@
 #![forbid(unsafe_code)]
 
 mod container_status;
+mod container_stats;
 mod create_container;
 mod exec_sync;
 pub mod from_cri;
 mod image_fs_info;
 mod image_service;
 mod image_status;
+mod list_container_stats;
 mod list_containers;
 mod list_images;
 mod list_pod_sandbox;
+mod list_pod_sandbox_stats;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod pull_image;
 mod refusal;

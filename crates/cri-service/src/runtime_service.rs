@@ -5,12 +5,13 @@ use std::sync::Arc;
 use cri_api::v1;
 use cri_api::v1::runtime_service_server::RuntimeService;
 use futures_util::stream::BoxStream;
-use lifecycle::Node;
+use lifecycle::{Node, Statistics};
 use tonic::{Request, Response, Status};
 
 use crate::refusal::unimplemented;
 use crate::{
-    chunked, container_status, create_container, exec_sync, list_containers, list_pod_sandbox, pod_sandbox_status,
+    chunked, container_stats, container_status, create_container, exec_sync, list_container_stats, list_containers, list_pod_sandbox,
+    list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status,
     remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status,
     stop_container, stop_pod_sandbox,
 };
@@ -21,13 +22,15 @@ type Stream<T> = BoxStream<'static, Result<T, Status>>;
 /// The runtime service of a node.
 pub struct RuntimeApi {
     node: Arc<Node>,
+    statistics: Statistics,
 }
 
 impl RuntimeApi {
     /// Serves `node`.
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        let statistics = Statistics::new(Arc::clone(&node));
+        Self { node, statistics }
     }
 }
 
@@ -177,44 +180,50 @@ impl RuntimeService for RuntimeApi {
         unimplemented("UpdatePodSandboxResources")
     }
 
-    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
-        unimplemented("ContainerStats")
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
+        container_stats::container_stats(&self.node, &self.statistics, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        unimplemented("ListContainerStats")
+        let stats = list_container_stats::list(&self.node, &self.statistics, request.into_inner().filter).await;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     type StreamContainerStatsStream = Stream<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        unimplemented("StreamContainerStats")
+        let stats = list_container_stats::list(&self.node, &self.statistics, request.into_inner().filter).await;
+        Ok(Response::new(chunked(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats })))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
-        unimplemented("PodSandboxStats")
+    async fn pod_sandbox_stats(&self, request: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
+        pod_sandbox_stats::pod_sandbox_stats(&self.node, &self.statistics, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        unimplemented("ListPodSandboxStats")
+        let stats = list_pod_sandbox_stats::list(&self.node, &self.statistics, request.into_inner().filter).await;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     type StreamPodSandboxStatsStream = Stream<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        unimplemented("StreamPodSandboxStats")
+        let stats = list_pod_sandbox_stats::list(&self.node, &self.statistics, request.into_inner().filter).await;
+        Ok(Response::new(chunked(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats })))
     }
 
     async fn checkpoint_container(

@@ -39,6 +39,10 @@ impl Cgroups {
         self.kind
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     pub(crate) fn version(&self) -> CgroupVersion {
         self.layout.version()
     }

@@ -33,6 +33,7 @@ mod run_sandbox;
 mod sandbox;
 mod sandbox_files;
 mod start_container;
+mod stats;
 mod stop_container;
 mod stop_sandbox;
 mod undo;
@@ -52,5 +53,9 @@ pub use reopen_log::ReopenLogError;
 pub use run_sandbox::RunSandboxError;
 pub use sandbox::Sandbox;
 pub use start_container::StartContainerError;
+pub use stats::{
+    CgroupStats, ContainerStats, Interface, NetworkStats, Pressure, SandboxStats, Stall, Statistics, Usage,
+    WritableLayer, fuzz_interfaces,
+};
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
