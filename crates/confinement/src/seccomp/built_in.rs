@@ -76,6 +76,9 @@ const ALLOWED: &[&[&str]] = &[
         "set_thread_area", "get_thread_area", "set_robust_list", "get_robust_list", "rseq", "futex", "futex_time64",
         "restart_syscall", "prctl",
     ],
+    // Entering namespaces: the kernel asks CAP_SYS_ADMIN in the one to enter. containers/common has this call here and
+    // among those of CAP_SYS_ADMIN as well; libseccomp keeps the first rule, so every runtime allows it.
+    &["setns"],
     // Other processes that the kernel lets one trace or name. ptrace cannot pass by a filter since Linux 4.8.
     &[
         "ptrace", "process_vm_readv", "process_vm_writev", "process_mrelease", "pidfd_open", "pidfd_getfd",
@@ -149,7 +152,7 @@ const BY_ARCHITECTURE: &[(&[&str], &[&str])] = &[
 const BY_CAPABILITY: &[(&[&str], &[&str])] = &[
     // Opens any file of a file system by number, whatever directory the container is locked into.
     (&["CAP_DAC_READ_SEARCH"], &["open_by_handle_at"]),
-    (&["CAP_SYS_ADMIN"], &["lookup_dcookie", "quotactl", "quotactl_fd", "setdomainname", "sethostname", "setns"]),
+    (&["CAP_SYS_ADMIN"], &["lookup_dcookie", "quotactl", "quotactl_fd", "setdomainname", "sethostname"]),
     (&["CAP_SYS_ADMIN", "CAP_BPF"], &["bpf"]),
     (&["CAP_SYS_ADMIN", "CAP_PERFMON"], &["perf_event_open"]),
     (&["CAP_SYS_CHROOT"], &["chroot"]),
@@ -260,6 +263,9 @@ pub fn resolve(capabilities: CapabilitySet, host: &Host) -> LinuxSeccomp {
 
 /// Any socket, but: none to the hypervisor or sibling machines (vsock has no namespaces), and the audit log's only for
 /// who may write to it; others hear that there is no such protocol, which PAM takes for a machine without audit.
+///
+/// vsock is not netlink either, so that two rules match it where the audit log is closed. "Neither of the two" cannot
+/// be said: runtimes make an "or" of two conditions on one argument. libseccomp asks what is equal before what is not.
 fn socket(may_audit: bool) -> Vec<LinuxSyscall> {
     let (family, protocol) = (0, 2);
     let mut calls = vec![call(&["socket"], Refuse, Some(EPERM), vec![arg(family, Is, AF_VSOCK, 0)])];
@@ -288,4 +294,148 @@ fn clone_without_namespaces(host: &Host) -> Vec<LinuxSyscall> {
 
 fn call(names: &[&str], action: LinuxSeccompAction, errno: Option<u32>, args: Vec<LinuxSeccompArg>) -> LinuxSyscall {
     syscall(names.iter().map(|name| (*name).to_owned()).collect(), action, errno, args)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::host::{Availability, KernelVersion};
+    use super::*;
+
+    fn host(architecture: &'static str) -> Host {
+        Host { architecture, kernel: KernelVersion { major: 5, minor: 10 }, availability: Availability::Available }
+    }
+
+    /// What the profile says to a call with these arguments: the first rule that matches, as the rules of a profile
+    /// never contradict each other.
+    fn verdict(spec: &LinuxSeccomp, name: &str, args: [u64; 3]) -> &'static str {
+        let holds = |condition: &LinuxSeccompArg| match condition.op() {
+            Is => args[condition.index()] == condition.value(),
+            IsNot => args[condition.index()] != condition.value(),
+            Masked => args[condition.index()] & condition.value() == condition.value_two().unwrap_or(0),
+            other => panic!("{other} is not used"),
+        };
+        let matching = |call: &&LinuxSyscall| {
+            call.names().iter().any(|known| known == name) && call.args().iter().flatten().all(holds)
+        };
+        let verdicts: BTreeSet<_> = spec
+            .syscalls()
+            .iter()
+            .flatten()
+            .filter(matching)
+            .map(|call| match (call.action(), call.errno_ret()) {
+                (Allow, None) => "yes",
+                (Refuse, Some(EPERM)) => "EPERM",
+                (Refuse, Some(EINVAL)) => "EINVAL",
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(verdicts.len() <= 1, "{name} {args:x?} has {verdicts:?}");
+        verdicts.into_iter().next().unwrap_or("ENOSYS")
+    }
+
+    #[test]
+    fn verdicts_are_those_of_the_reference() {
+        const NONE: [u64; 3] = [0; 3];
+        for (capabilities, name, args, expected) in [
+            (&[][..], "read", NONE, "yes"),
+            (&[], "mount", NONE, "yes"),
+            (&[], "fchmodat2", NONE, "yes"),
+            (&[], "setns", NONE, "yes"),
+            (&[], "fanotify_init", NONE, "yes"),
+            (&[], "vmsplice", NONE, "EPERM"),
+            (&[], "io_uring_setup", NONE, "ENOSYS"),
+            (&[], "add_key", NONE, "ENOSYS"),
+            (&[], "frobnicate", NONE, "ENOSYS"),
+            (&[], "clone", [0x1200011, 0, 0], "yes"),
+            (&[], "clone", [CLONE_NEWUSER | 17, 0, 0], "EPERM"),
+            (&[], "clone", [CLONE_NEWUSER | CLONE_NEWNET | 17, 0, 0], "EPERM"),
+            (&[], "clone3", NONE, "ENOSYS"),
+            (&[], "unshare", NONE, "ENOSYS"),
+            (&["SYS_ADMIN"], "clone", [CLONE_NEWUSER | 17, 0, 0], "yes"),
+            (&["SYS_ADMIN"], "clone3", NONE, "yes"),
+            (&["SYS_ADMIN"], "unshare", NONE, "yes"),
+            (&["SYS_ADMIN"], "chroot", NONE, "EPERM"),
+            (&[], "chroot", NONE, "EPERM"),
+            (&["SYS_CHROOT"], "chroot", NONE, "yes"),
+            (&[], "bpf", NONE, "EPERM"),
+            (&["BPF"], "bpf", NONE, "yes"),
+            (&["SYS_ADMIN"], "bpf", NONE, "yes"),
+            (&["BPF"], "perf_event_open", NONE, "EPERM"),
+            (&["PERFMON"], "perf_event_open", NONE, "yes"),
+            (&["SYS_MODULE"], "finit_module", NONE, "yes"),
+            (&["SYS_TIME"], "clock_settime64", NONE, "yes"),
+            (&["DAC_OVERRIDE"], "open_by_handle_at", NONE, "EPERM"),
+            (&["DAC_READ_SEARCH"], "open_by_handle_at", NONE, "yes"),
+            (&[], "personality", [0x20008, 0, 0], "yes"),
+            (&[], "personality", [0xffff_ffff, 0, 0], "yes"),
+            (&["SYS_ADMIN"], "personality", [0x0004_0000, 0, 0], "ENOSYS"),
+            (&[], "socket", [2, 1, 0], "yes"),
+            (&[], "socket", [2, 3, NETLINK_AUDIT], "yes"),
+            (&[], "socket", [AF_NETLINK, 3, 0], "yes"),
+            (&[], "socket", [AF_NETLINK, 3, NETLINK_AUDIT], "EINVAL"),
+            (&["AUDIT_WRITE"], "socket", [AF_NETLINK, 3, NETLINK_AUDIT], "yes"),
+            (&["AUDIT_WRITE"], "socket", [2, 1, 0], "yes"),
+            (&["AUDIT_WRITE"], "socket", [AF_VSOCK, 1, 0], "EPERM"),
+            (&[], "arch_prctl", NONE, "yes"),
+            (&[], "swapcontext", NONE, "ENOSYS"),
+        ] {
+            let spec = resolve(set(capabilities), &host("amd64"));
+            assert_eq!(verdict(&spec, name, args), expected, "{name} {args:x?} {capabilities:?}");
+        }
+    }
+
+    #[test]
+    fn every_call_has_one_place() {
+        let by_architecture = BY_ARCHITECTURE.iter().flat_map(|(_, names)| *names).collect::<BTreeSet<_>>();
+        let mut seen: BTreeSet<&str> = by_architecture.into_iter().copied().collect();
+        let lists = ALLOWED.iter().copied().chain([REFUSED, NAMESPACES, &["personality", "socket"]]);
+        for name in lists.chain(BY_CAPABILITY.iter().map(|(_, names)| *names)).flatten() {
+            assert!(seen.insert(name), "{name} is there twice");
+            assert!(name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_capability_of_the_tables_is_known() {
+        let names = BY_CAPABILITY.iter().flat_map(|(names, _)| *names).copied();
+        for name in names.chain([NAMESPACES_CAPABILITY, AUDIT_CAPABILITY]) {
+            assert!(CapabilitySet::of_name(name).is_some(), "{name}");
+        }
+        let relevant = relevant_capabilities();
+        assert_eq!(relevant.names().count(), 12);
+        for capabilities in [CapabilitySet::ALL, CapabilitySet::from_mask(0xa804_25fb), CapabilitySet::EMPTY] {
+            let host = host("amd64");
+            assert_eq!(resolve(capabilities, &host), resolve(capabilities.and(relevant), &host));
+        }
+    }
+
+    #[test]
+    fn architectures_have_their_own_parts() {
+        for (architecture, others, own) in [
+            ("amd64", Some(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"][..]), "modify_ldt"),
+            ("arm64", Some(&["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]), "set_tls"),
+            ("s390x", Some(&["SCMP_ARCH_S390X", "SCMP_ARCH_S390"]), "s390_runtime_instr"),
+            ("ppc64le", None, "swapcontext"),
+            ("riscv64", None, "riscv_flush_icache"),
+        ] {
+            let spec = resolve(CapabilitySet::EMPTY, &host(architecture));
+            let names = |archs: &Vec<Arch>| archs.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let expected = others.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+            assert_eq!(spec.architectures().as_ref().map(names), expected, "{architecture}");
+            assert_eq!(verdict(&spec, own, [0; 3]), "yes", "{architecture}");
+        }
+        let spec = resolve(CapabilitySet::EMPTY, &host("s390x"));
+        assert_eq!(verdict(&spec, "clone", [0, CLONE_NEWNET, 0]), "EPERM");
+        assert_eq!(verdict(&spec, "clone", [CLONE_NEWNET, 0, 0]), "yes", "the stack is no flag");
+    }
+
+    #[test]
+    fn it_stays_small_in_a_runtime_spec() {
+        for capabilities in [CapabilitySet::EMPTY, CapabilitySet::ALL] {
+            let size = serde_json::to_vec(&resolve(capabilities, &host("amd64"))).expect("serialises").len();
+            assert!((5_000..8_000).contains(&size), "{size} bytes");
+        }
+    }
 }

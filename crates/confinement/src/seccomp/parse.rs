@@ -320,3 +320,160 @@ pub fn fuzz_profile(bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::spec::CapabilitySet;
+
+    use super::*;
+
+    const HOST: Host = Host {
+        architecture: "amd64",
+        kernel: KernelVersion { major: 5, minor: 10 },
+        availability: Availability::Available,
+    };
+
+    /// The runtime spec of a profile, as JSON; or the error and its cause in words.
+    fn check(profile: &str, capabilities: &[&str]) -> Result<String, String> {
+        let set = capabilities.iter().filter_map(|name| CapabilitySet::of_name(name));
+        let set = set.fold(CapabilitySet::EMPTY, CapabilitySet::with);
+        match Profile::parse(profile.as_bytes(), &HOST) {
+            Ok(profile) => Ok(serde_json::to_string(&profile.resolve(set, &HOST)).expect("serialises")),
+            Err(error) => Err(match std::error::Error::source(&error) {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            }),
+        }
+    }
+
+    fn rules(rules: &str) -> String {
+        format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{rules}]}}"#)
+    }
+
+    #[test]
+    fn rules_are_taken_or_left() {
+        const READ: &str = r#""names":["read"],"action":"SCMP_ACT_ALLOW""#;
+        for (conditions, capabilities, is_there) in [
+            ("", &[][..], true),
+            (r#","includes":{},"excludes":{}"#, &[], true),
+            (r#","includes":null,"excludes":null,"args":null"#, &[], true),
+            (r#","includes":{"caps":["CAP_SYS_ADMIN"]}"#, &[], false),
+            (r#","includes":{"caps":["CAP_SYS_ADMIN"]}"#, &["SYS_ADMIN"], true),
+            (r#","includes":{"caps":["CAP_SYS_ADMIN","CAP_KILL"]}"#, &["SYS_ADMIN"], false),
+            (r#","includes":{"caps":["SYS_ADMIN"]}"#, &["SYS_ADMIN"], false),
+            (r#","includes":{"caps":["CAP_FROM_THE_FUTURE"]}"#, &["SYS_ADMIN"], false),
+            (r#","excludes":{"caps":["CAP_SYS_ADMIN","CAP_KILL"]}"#, &["SYS_ADMIN"], false),
+            (r#","excludes":{"caps":["CAP_SYS_ADMIN"]}"#, &["KILL"], true),
+            (r#","excludes":{"caps":["CAP_FROM_THE_FUTURE"]}"#, &["KILL"], true),
+            (r#","includes":{"arches":["amd64","x32"]}"#, &[], true),
+            (r#","includes":{"arches":["arm64"]}"#, &[], false),
+            (r#","excludes":{"arches":["amd64"]}"#, &[], false),
+            (r#","excludes":{"arches":["x86"]}"#, &[], true),
+            (r#","includes":{"minKernel":"4.8"}"#, &[], true),
+            (r#","includes":{"minKernel":"5.11"}"#, &[], false),
+            (r#","excludes":{"minKernel":"4.8"}"#, &[], false),
+            (r#","excludes":{"minKernel":"5.11"}"#, &[], true),
+            (r#","includes":{"caps":["CAP_KILL"],"arches":["arm64"]}"#, &["KILL"], false),
+        ] {
+            let spec = check(&rules(&format!("{{{READ}{conditions}}}")), capabilities);
+            let call = if is_there { r#","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]"# } else { "" };
+            assert_eq!(spec, Ok(format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO"{call}}}"#)), "{conditions}");
+        }
+    }
+
+    #[test]
+    fn every_key_arrives() {
+        let profile = r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":1,"defaultErrno":"ENOSYS","comment":"x",
+            "archMap":[{"architecture":"SCMP_ARCH_FUTURE","subArchitectures":["SCMP_ARCH_FURTHER"]},
+                {"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]}],
+            "flags":["SECCOMP_FILTER_FLAG_LOG"],"listenerPath":"/run/listen","listenerMetadata":"m",
+            "syscalls":[{"name":"one","action":"SCMP_ACT_TRACE","errnoRet":65535,"comment":"c"},{"action":"SCMP_ACT_KILL"},
+                {"names":["two","three"],"action":"SCMP_ACT_ERRNO","errno":"95",
+                "args":[{"index":5,"value":18446744073709551615,"valueTwo":3,"op":"SCMP_CMP_MASKED_EQ"}]}]}"#;
+        let expected = r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86"],"flags":["SECCOMP_FILTER_FLAG_LOG"],"listenerPath":"/run/listen","listenerMetadata":"m","syscalls":[{"names":["one"],"action":"SCMP_ACT_TRACE","errnoRet":65535},{"names":["two","three"],"action":"SCMP_ACT_ERRNO","errnoRet":95,"args":[{"index":5,"value":18446744073709551615,"valueTwo":3,"op":"SCMP_CMP_MASKED_EQ"}]}]}"#;
+        assert_eq!(check(profile, &[]).as_deref(), Ok(expected));
+        // A runtime spec's own form is read too, and gives itself.
+        assert_eq!(check(expected, &[]).as_deref(), Ok(expected));
+        for empty in ["{}", r#"{"defaultAction":"","syscalls":null}"#] {
+            assert_eq!(check(empty, &[]).as_deref(), Ok("null"), "{empty}");
+        }
+    }
+
+    #[test]
+    fn what_no_runtime_would_take_is_refused() {
+        let rule = |rest: &str| rules(&format!(r#"{{"names":["read"],{rest}}}"#));
+        for (profile, expected) in [
+            (String::new(), "decode seccomp profile: EOF while parsing a value at line 1 column 0"),
+            ("[]".into(), "decode seccomp profile: invalid length 0"),
+            ("{} {}".into(), "decode seccomp profile: trailing characters"),
+            (r#"{"defaultAction":1}"#.into(), "decode seccomp profile: invalid type: integer `1`"),
+            (r#"{"defaultAction":"ALLOW"}"#.into(), r#""ALLOW" is not an action that seccomp profiles have"#),
+            (r#"{"syscalls":[{"action":"SCMP_ACT_ALLOW"}]}"#.into(), "seccomp profile has rules but no defaultAction"),
+            (rule(r#""action":"SCMP_ACT_MAYBE""#), r#""SCMP_ACT_MAYBE" is not an action that"#),
+            (rule(r#""name":"open","action":"SCMP_ACT_ALLOW""#), "rule 0 of the seccomp profile has both name and"),
+            (rule(r#""errno":"EWHAT","action":"SCMP_ACT_ERRNO""#), r#""EWHAT" is not an error name that"#),
+            (rule(r#""errnoRet":65536,"action":"SCMP_ACT_ERRNO""#), "error number 65536 of the seccomp profile does"),
+            (rule(r#""errnoRet":-1,"action":"SCMP_ACT_ERRNO""#), "decode seccomp profile: invalid value: integer `-1`"),
+            (
+                rule(r#""action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]"#),
+                "rule 0 of the seccomp profile compares argument 6, calls have arguments 0 to 5",
+            ),
+            (rule(r#""action":"SCMP_ACT_ALLOW","args":[{"op":"=="}]"#), r#""==" is not an operator that"#),
+            (
+                rule(r#""action":"SCMP_ACT_ALLOW","includes":{"minKernel":"new"}"#),
+                r#""new" is not a kernel version that"#,
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["LOG"]}"#.into(),
+                r#""LOG" is not a flag that seccomp profiles have"#,
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["amd64"]}"#.into(),
+                r#""amd64" is not an architecture that"#,
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_ARM"],
+                    "archMap":[{"architecture":"SCMP_ARCH_ARM"}]}"#
+                    .into(),
+                "seccomp profile has both architectures and archMap",
+            ),
+        ] {
+            let error = check(&profile, &[]).expect_err(&profile);
+            assert!(error.starts_with(expected), "{profile}: {error}");
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let list = |item: &str, count: usize| vec![item; count].join(",");
+        let rule = r#"{"name":"a","action":"SCMP_ACT_ALLOW"}"#;
+        let arg = r#"{"op":"SCMP_CMP_EQ"}"#;
+        let named =
+            |names: usize| rules(&format!(r#"{{"names":[{}],"action":"SCMP_ACT_ALLOW"}}"#, list("\"a\"", names)));
+        let compared =
+            |args: usize| rules(&format!(r#"{{"name":"a","action":"SCMP_ACT_ALLOW","args":[{}]}}"#, list(arg, args)));
+        for (profile, expected) in [
+            (rules(&list(rule, 4000)), Ok(())),
+            (rules(&list(r#"{"action":"SCMP_ACT_ALLOW"}"#, 4097)), Err("decode seccomp profile")),
+            (rules(&list(rule, 4097)), Err("seccomp profile has 16391 strings, the limit is 16384")),
+            (named(4096), Ok(())),
+            (named(4097), Err("decode seccomp profile")),
+            (compared(64), Ok(())),
+            (compared(65), Err("decode seccomp profile")),
+            (" ".repeat(PROFILE_MAX_BYTES + 1), Err("seccomp profile has 1048577 bytes, the limit is 1048576")),
+            ("[".repeat(1000), Err("decode seccomp profile")),
+        ] {
+            let result = Profile::parse(profile.as_bytes(), &HOST).map(|_| ()).map_err(|error| error.to_string());
+            assert_eq!(result, expected.map_err(str::to_owned), "{}", &profile[..profile.len().min(100)]);
+        }
+    }
+
+    #[test]
+    fn any_bytes_can_be_fed() {
+        let profile = rules(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_KILL"]}}"#);
+        for end in 0..=profile.len() {
+            fuzz_profile(&profile.as_bytes()[..end]);
+        }
+        fuzz_profile(&[0xff; 64]);
+    }
+}

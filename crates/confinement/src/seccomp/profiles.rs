@@ -153,7 +153,10 @@ pub struct Profiles {
     privileged: Option<PathBuf>,
     /// Latest used last.
     resolved: Mutex<Vec<Resolved>>,
+    /// A container went without.
     is_missed: AtomicBool,
+    /// Somebody was told.
+    is_warned: AtomicBool,
 }
 
 impl Profiles {
@@ -181,7 +184,15 @@ impl Profiles {
             },
         };
         let resolved = Mutex::new(Vec::with_capacity(RESOLVED_MAX));
-        Ok(Self { host, origin, default, privileged: paths.privileged, resolved, is_missed: AtomicBool::new(false) })
+        Ok(Self {
+            host,
+            origin,
+            default,
+            privileged: paths.privileged,
+            resolved,
+            is_missed: AtomicBool::new(false),
+            is_warned: AtomicBool::new(false),
+        })
     }
 
     /// Where the default profile came from.
@@ -199,8 +210,7 @@ impl Profiles {
     /// Says once, to whoever asks first, that a container was meant to have a profile and the kernel cannot apply it.
     #[must_use]
     pub fn take_unavailable_warning(&self) -> bool {
-        // Stays taken: whoever sees true logs, and the state needs no second line.
-        self.availability() == Availability::Unavailable && self.is_missed.swap(false, Ordering::Relaxed)
+        self.is_missed.load(Ordering::Relaxed) && !self.is_warned.swap(true, Ordering::Relaxed)
     }
 
     /// The profile for a container or sandbox; `None` for no filter.
