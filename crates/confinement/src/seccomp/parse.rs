@@ -475,5 +475,13 @@ mod tests {
             fuzz_profile(&profile.as_bytes()[..end]);
         }
         fuzz_profile(&[0xff; 64]);
+        // Every byte replaced by what means something in JSON or in numbers.
+        for position in 0..profile.len() {
+            for byte in *br#""{}[],:-190.e\"# {
+                let mut changed = profile.clone().into_bytes();
+                changed[position] = byte;
+                fuzz_profile(&changed);
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::host::{Availability, Host};
 use super::parse::{PROFILE_MAX_BYTES, ParseProfileError};
 use super::resolve::Profile;
 
-/// Most resolved profiles that are kept. One is about 50 KiB; a node has one default profile with two or three
+/// Most resolved profiles that are kept. The built-in one has some 400 names and takes about 25 KiB; a node has one default profile with two or three
 /// capability sets that matter, and a few profiles of its own.
 const RESOLVED_MAX: usize = 8;
 
@@ -48,12 +48,6 @@ pub enum ReadProfileError {
     /// There is none of that name.
     #[error("seccomp profile {path:?}: no such file or directory")]
     Absent {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The name is relative, and a daemon has no directory that it would be relative to.
-    #[error("seccomp profile {path:?}: no such file or directory, an absolute path is expected")]
-    NotAbsolute {
         /// Where.
         path: PathBuf,
     },
@@ -105,6 +99,12 @@ pub enum ResolveProfileError {
         /// Why.
         #[source]
         source: ParseProfileError,
+    },
+    /// The name a request gave is relative, and a daemon has no directory that it would be relative to.
+    #[error("seccomp profile {path:?}: no such file or directory, an absolute path is expected")]
+    NotAbsolute {
+        /// Where.
+        path: PathBuf,
     },
     /// The bytes given are no profile.
     #[error("load seccomp profile")]
@@ -236,6 +236,9 @@ impl Profiles {
             (Some(SecurityProfile::RuntimeDefault), false, _) if !is_available => return Ok(self.miss()),
             (Some(SecurityProfile::RuntimeDefault), false, None) => return Ok(self.resolve_default(capabilities)),
             (Some(SecurityProfile::RuntimeDefault), false, Some(path)) => path,
+            (Some(SecurityProfile::Localhost(path)), false, _) if !Path::new(path).is_absolute() => {
+                return Err(ResolveProfileError::NotAbsolute { path: path.into() });
+            }
             (Some(SecurityProfile::Localhost(path)), false, _) => Path::new(path),
         };
         if !is_available {
@@ -342,9 +345,6 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 
 /// Reads a file that an administrator or a request named. Bounded, and never waits for a pipe's other end.
 fn read(path: &Path) -> Result<Vec<u8>, ReadProfileError> {
-    if !path.is_absolute() {
-        return Err(ReadProfileError::NotAbsolute { path: path.to_owned() });
-    }
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ReadProfileError::Absent { path: path.to_owned() },
         _ => ReadProfileError::Read { path: path.to_owned(), source },
