@@ -262,7 +262,7 @@ CONFIG
 # both execs, so that its pid is containerd's.
 prepare=:
 if grep -qs . /sys/fs/cgroup/unified/cgroup.controllers; then
-	prepare='umount /sys/fs/cgroup/unified'
+	prepare="mount -t tmpfs none /sys/fs/cgroup/unified"
 fi
 unshare --mount --propagation private sh -c "$prepare"' && exec containerd --config "$1" --log-level warn' \
 	sh "$root/containerd.toml" </dev/null >"$root/containerd.log" 2>&1 &

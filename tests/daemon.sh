@@ -27,12 +27,12 @@ set -eu
 
 fail() { echo "daemon: $*" >&2; exit 1; }
 
-# crun refuses a hybrid hierarchy whose cgroup2 has controllers. It looks for the mount, so in a mount namespace
-# without it, crun sees plain v1; the daemon has its mounts there, and COMMAND runs beside it.
-if [ "$(id -u)" -eq 0 ] && [ -s /sys/fs/cgroup/unified/cgroup.controllers ]; then
+# crun refuses a hybrid hierarchy whose cgroup2 has controllers. It looks for the mount, so with a tmpfs over it in a
+# mount namespace of our own crun sees plain v1 (and the directories it makes there go away with the namespace).
+if [ "$(id -u)" -eq 0 ] && grep -qs . /sys/fs/cgroup/unified/cgroup.controllers; then
   # shellcheck disable=SC2016  # the inner shell expands these
   exec unshare --mount --propagation private sh -c \
-    'mount --make-rshared / && umount /sys/fs/cgroup/unified && exec "$0" "$@"' "$0" "$@"
+    'mount --make-rshared / && mount -t tmpfs none /sys/fs/cgroup/unified && exec "$0" "$@"' "$0" "$@"
 fi
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -6,8 +6,8 @@
 //! Begin reading at [`RuntimeApi`] and [`ImageApi`]; each RPC has a file of its name.
 #![forbid(unsafe_code)]
 
-mod container_status;
 mod container_stats;
+mod container_status;
 mod create_container;
 mod exec_sync;
 pub mod from_cri;

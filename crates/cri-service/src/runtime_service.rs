@@ -10,10 +10,10 @@ use tonic::{Request, Response, Status};
 
 use crate::refusal::unimplemented;
 use crate::{
-    chunked, container_stats, container_status, create_container, exec_sync, list_container_stats, list_containers, list_pod_sandbox,
-    list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status,
-    remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status,
-    stop_container, stop_pod_sandbox,
+    chunked, container_stats, container_status, create_container, exec_sync, list_container_stats, list_containers,
+    list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, remove_container,
+    remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status, stop_container,
+    stop_pod_sandbox,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -202,7 +202,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(chunked(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats })))
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Answer<v1::PodSandboxStatsResponse> {
         pod_sandbox_stats::pod_sandbox_stats(&self.node, &self.statistics, request.into_inner())
             .await
             .map(Response::new)

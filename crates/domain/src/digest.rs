@@ -22,9 +22,9 @@ impl Digest {
 
     /// Accepts `sha256:` and 64 lower-case hexadecimal characters.
     pub fn parse(text: &str) -> Result<Self, ParseDigestError> {
-        let hex = text.strip_prefix(Self::PREFIX).filter(|hex| {
-            hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
+        let hex = text
+            .strip_prefix(Self::PREFIX)
+            .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
         match hex {
             Some(_) => Ok(Self(text.to_owned())),
             None => Err(ParseDigestError { text: text.chars().take(100).collect() }),

@@ -11,6 +11,7 @@ pub(crate) async fn run<T: Send + 'static>(label: &'static str, work: impl FnOnc
     let begun = Instant::now();
     let result = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
     let took = begun.elapsed();
+    tracing::debug!(label, micros = took.as_micros(), "blocking work");
     if took > SLOW {
         tracing::warn!(label, seconds = took.as_secs_f64(), "blocking work was slow");
     }

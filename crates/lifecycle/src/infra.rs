@@ -11,7 +11,7 @@ use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
 use domain::image::ImageConfig;
 use domain::security::NamespaceMode;
 use domain::spec::annotations::{SandboxFacts, filter_annotations, sandbox_annotations};
-use domain::spec::{Assembled, GeneratedFiles, InfraInputs, NamespacePaths, SelinuxLabels, infra_spec};
+use domain::spec::{Assembled, CapabilitySet, GeneratedFiles, InfraInputs, NamespacePaths, SelinuxLabels, infra_spec};
 use domain::user::{ResolveUserError, ResolvedUser, UserRequest, resolve_user};
 use runtime_client::Force;
 use runtime_client::create::{CreateError, CreateRequest};
@@ -26,6 +26,9 @@ use crate::run_sandbox::{Made, Plan, RunSandboxError};
 use crate::sandbox::infra_id;
 use crate::start_container::StartContainerError;
 use crate::undo::Undo;
+
+/// What pause images run.
+const CUSTOMARY_COMMAND: &str = "/pause";
 
 /// Why a pause container does not run.
 #[derive(Debug, Error)]
@@ -108,11 +111,21 @@ impl Node {
             shm: text(&made.files.shm),
             ..GeneratedFiles::default()
         };
+        // A pause program has no capabilities.
+        let seccomp = self
+            .seccomp
+            .resolve(
+                plan.config.security.seccomp.as_ref(),
+                plan.is_privileged,
+                CapabilitySet::EMPTY,
+                plan.handler.seccomp_profile.as_deref(),
+            )
+            .map_err(|source| RunSandboxError::Seccomp { sandbox: plan.name.clone(), source })?;
         let inputs = InfraInputs {
             id: &plan.id,
             config: &plan.config,
             image: &image,
-            pause_command: &self.pause_command(),
+            pause_command: &self.pause_command(pause),
             user: &user,
             node: &self.facts,
             defaults: &self.spec_defaults,
@@ -123,7 +136,7 @@ impl Node {
             files: &files,
             rootfs: &rootfs,
             is_privileged: plan.is_privileged,
-            seccomp: None,
+            seccomp: seccomp.as_deref(),
             selinux: &SelinuxLabels::default(),
             annotations: sandbox_annotations(&self.sandbox_facts(plan, made, pause)),
         };
@@ -135,10 +148,12 @@ impl Node {
         assembled.to_json().map_err(|source| RunSandboxError::SpecJson { sandbox: plan.name.clone(), source })
     }
 
-    fn pause_command(&self) -> Vec<String> {
-        match self.config.image.pause_command.as_str() {
-            "" => Vec::new(),
-            command => vec![command.to_owned()],
+    /// An empty key takes the image's own command; without an image the record names the customary one.
+    fn pause_command(&self, pause: Option<&LocalImage>) -> Vec<String> {
+        match (self.config.image.pause_command.as_str(), pause) {
+            ("", Some(_)) => Vec::new(),
+            ("", None) => vec![CUSTOMARY_COMMAND.to_owned()],
+            (command, _) => vec![command.to_owned()],
         }
     }
 
@@ -173,7 +188,7 @@ impl Node {
             ips: made.network.iter().flat_map(|result| result.ips.iter().map(ToString::to_string)).collect(),
             image: self.config.image.pause_image.clone(),
             mount_point: String::new(),
-            seccomp_profile: "Unconfined".to_owned(),
+            seccomp_profile: self.seccomp.reference(config.security.seccomp.as_ref(), plan.is_privileged),
             stop_signal: signal,
             is_spoofed: pause.is_none(),
             overhead: config.overhead.clone(),

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use domain::id::ImageId;
+use domain::id::{ImageId, LayerId};
 use domain::image::ImageConfig;
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -245,7 +245,39 @@ impl Node {
         name: &str,
         image: &ResolvedImage,
     ) -> Result<Option<LayerPin>, PullImageError> {
-        let (mut top, present) = self.present_layers(name, image).await?;
+        let (top, present) = self.present_layers(name, image).await?;
+        let mut pins: Vec<LayerPin> = top.into_iter().collect();
+        match self.fetch_missing(name, image, present, &mut pins).await {
+            Ok(()) => Ok(pins.pop()),
+            Err(error) => {
+                self.drop_layers(pins).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back the layers of a pull that failed, topmost first; those that others use stay.
+    async fn drop_layers(&self, mut pins: Vec<LayerPin>) {
+        let store = Arc::clone(&self.store);
+        blocking::run("remove layers", move || {
+            while let Some(pin) = pins.pop() {
+                let id = pin.id().clone();
+                drop(pin);
+                if let Err(error) = store.remove_layer_if_unused(&id) {
+                    tracing::warn!(layer = %id, error = %chain(&error), "a layer of a failed pull stays until the next start");
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn fetch_missing(
+        self: &Arc<Self>,
+        name: &str,
+        image: &ResolvedImage,
+        present: usize,
+        pins: &mut Vec<LayerPin>,
+    ) -> Result<(), PullImageError> {
         let missing: Vec<(usize, LayerBlob)> = image.layers.iter().cloned().enumerate().skip(present).collect();
         let mut staged = stream::iter(missing.into_iter().map(|(index, layer)| {
             let (node, name, image) = (Arc::clone(self), name.to_owned(), image.clone());
@@ -261,11 +293,12 @@ impl Node {
             let (index, layer, layer_staged) = result?;
             waiting.insert(index, (layer, layer_staged));
             while let Some((layer, layer_staged)) = waiting.remove(&next) {
-                top = Some(self.commit(name, layer, layer_staged, top).await?);
+                let parent = pins.last().map(|pin| pin.id().clone());
+                pins.push(self.commit(name, layer, layer_staged, parent).await?);
                 next += 1;
             }
         }
-        Ok(top)
+        Ok(())
     }
 
     /// The lowest layers that are here already: the topmost of them, pinned, and how many there are.
@@ -326,7 +359,7 @@ impl Node {
         name: &str,
         layer: LayerBlob,
         staged: StagedLayer,
-        parent: Option<LayerPin>,
+        parent: Option<LayerId>,
     ) -> Result<LayerPin, PullImageError> {
         let store = Arc::clone(&self.store);
         let digest = layer.digest.to_string();
@@ -335,13 +368,9 @@ impl Node {
             compressed_digest: layer.digest,
             compressed_size: Some(layer.size),
         };
-        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref().map(LayerPin::id), &expected))
-            .await
-            .map_err(|source| PullImageError::Commit {
-                image: name.to_owned(),
-                layer: digest,
-                source: Box::new(source),
-            })
+        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref(), &expected)).await.map_err(
+            |source| PullImageError::Commit { image: name.to_owned(), layer: digest, source: Box::new(source) },
+        )
     }
 }
 

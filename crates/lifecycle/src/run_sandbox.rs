@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use confinement::seccomp::ResolveProfileError;
 use domain::id::SandboxId;
 use domain::name;
 use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
@@ -173,6 +174,15 @@ pub enum RunSandboxError {
         #[source]
         /// What failed.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its seccomp profile cannot be had.
+    #[error("seccomp profile of sandbox {sandbox}")]
+    Seccomp {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: ResolveProfileError,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of sandbox {sandbox}")]

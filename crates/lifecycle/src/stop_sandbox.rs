@@ -110,13 +110,11 @@ impl Node {
         }
         // No container may be created or started in it from here on.
         sandbox.set_not_ready();
-        self.stop_network(sandbox).await?;
-        let containers = self.objects.containers_of(&sandbox.id);
-        let stops =
-            containers.iter().filter(|container| !container.is_infra()).map(|container| self.stop(container, grace));
-        for stopped in futures_util::future::join_all(stops).await {
-            stopped.map_err(|source| StopSandboxError::Container { sandbox: sandbox.id.clone(), source })?;
-        }
+        // Side by side: the kubelet has stopped the containers before, and one that still runs gets no less network than
+        // with CRI-O, which takes it away first.
+        let (network, containers) = tokio::join!(self.stop_network(sandbox), self.stop_containers(sandbox, grace));
+        network?;
+        containers?;
         if let Some(infra) = &sandbox.infra {
             self.stop(infra, Grace::from_seconds(INFRA_GRACE_SECONDS))
                 .await
@@ -130,6 +128,16 @@ impl Node {
             .await
             .map_err(|source| StopSandboxError::Files { sandbox: sandbox.id.clone(), source })?;
         mark(sandbox, STOPPED_MARKER).await
+    }
+
+    async fn stop_containers(self: &Arc<Self>, sandbox: &Sandbox, grace: Grace) -> Result<(), StopSandboxError> {
+        let containers = self.objects.containers_of(&sandbox.id);
+        let stops =
+            containers.iter().filter(|container| !container.is_infra()).map(|container| self.stop(container, grace));
+        for stopped in futures_util::future::join_all(stops).await {
+            stopped.map_err(|source| StopSandboxError::Container { sandbox: sandbox.id.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Takes a sandbox off the network, once. An error is told once too: the network counts as stopped afterwards, so

@@ -55,6 +55,12 @@ pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code) -> Str
     }
 }
 
+/// What the kubelet asks for unless a pod says otherwise; the CRI's own default shares processes.
+#[must_use]
+pub fn own_processes() -> v1::NamespaceOption {
+    v1::NamespaceOption { pid: v1::NamespaceMode::Container.into(), ..Default::default() }
+}
+
 /// A container that runs `command` of `image`.
 #[must_use]
 pub fn container_config(image: &str, name: &str, command: &[&str]) -> v1::ContainerConfig {
@@ -64,7 +70,13 @@ pub fn container_config(image: &str, name: &str, command: &[&str]) -> v1::Contai
         command: command.iter().map(|&word| word.to_owned()).collect(),
         log_path: format!("{name}.log"),
         labels: HashMap::from([("container".to_owned(), name.to_owned())]),
-        linux: Some(v1::LinuxContainerConfig::default()),
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(own_processes()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cri_api::v1;
 
-use crate::cri::Cri;
+use crate::cri::{Cri, own_processes};
 use crate::image::{Format, Recipe};
 use crate::namespace::{NODE_IP, Namespaces};
 use crate::registry::{Access, Registry};
@@ -23,6 +23,9 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// Everything a scenario does; one that hangs fails while its world can still be looked at.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(200);
+/// How much of the daemon's log a failure shows; the rest is in the directory that is kept.
+const LOG_TAIL_LINES: usize = 20;
+const LOG_LINE_MAX: usize = 600;
 /// Where the registry of every world listens; each has its own network.
 const REGISTRY_PORT: u16 = 5000;
 
@@ -300,8 +303,10 @@ enable_nri = false
     #[must_use]
     pub fn log_tail(&self) -> String {
         let log = tools::read(self.path("crio.log"));
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        let is_telling = |line: &&str| !line.contains("msg=\"configuration:") && !line.contains("msg=\"FLAG:");
+        let cut = |line: &str| line.chars().take(LOG_LINE_MAX).collect::<String>();
+        let lines: Vec<String> = log.lines().filter(is_telling).map(cut).collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
 
     /// A path in the scratch directory.
@@ -380,7 +385,10 @@ enable_nri = false
             labels: HashMap::from([("pod".to_owned(), name.to_owned())]),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{}", self.name),
-                security_context: Some(v1::LinuxSandboxSecurityContext::default()),
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_processes()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()

@@ -177,8 +177,6 @@ pub enum Clamp {
         /// Path in the container.
         path: String,
     },
-    /// The infra container runs without the seccomp profile that was asked for it.
-    InfraSeccomp,
     /// Requested ambient capabilities are not given (CRI-O does the same).
     Ambient,
 }
@@ -200,7 +198,6 @@ impl fmt::Display for Clamp {
                 f.write_str("no_new_privs has little effect with CAP_SYS_ADMIN or a privileged container")
             }
             Self::DuplicateMount { path } => write!(f, "several mounts on {path:?}, the last one is used"),
-            Self::InfraSeccomp => f.write_str("the infra container runs without a seccomp profile"),
             Self::Ambient => f.write_str("ambient capabilities are not given"),
         }
     }

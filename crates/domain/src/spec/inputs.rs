@@ -272,7 +272,7 @@ pub struct ContainerInputs<'a> {
     /// Pod annotations that change the spec and are allowed for the handler (section 10 of the reference: `umask`,
     /// `cgroup2-mount-hierarchy-rw`, `unified-cgroup`), by their new names.
     pub pod_annotations: &'a BTreeMap<String, String>,
-    /// The profile the caller resolved for the request's seccomp choice; absent where it cannot.
+    /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
     /// SELinux labels; ignored for privileged containers and host namespaces.
     pub selinux: &'a SelinuxLabels,
@@ -311,7 +311,7 @@ pub struct InfraInputs<'a> {
     pub rootfs: &'a str,
     /// The sandbox is privileged in the sense of the CRI, or uses a host namespace.
     pub is_privileged: bool,
-    /// The profile the caller resolved for the request's seccomp choice; absent where it cannot.
+    /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
     /// SELinux labels.
     pub selinux: &'a SelinuxLabels,

@@ -19,7 +19,7 @@ mod sysctl;
 
 use std::collections::BTreeMap;
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process, Root, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec};
 
 pub use capabilities::{CapabilitySet, Inheritable, wanted as wanted_capabilities};
 pub use cgroup_path::{CgroupManagerKind, CgroupParent, CgroupPathError, slice_path};
@@ -154,23 +154,6 @@ fn refuse_user_namespace(options: &NamespaceOptions) -> Result<(), SpecError> {
             Err(unsupported("userns_options with a mode other than NODE"))
         }
         _ => Ok(()),
-    }
-}
-
-/// The seccomp profile to write: the caller's for a choice that needs one.
-fn seccomp(
-    choice: Option<&SecurityProfile>,
-    is_privileged: bool,
-    resolved: Option<&LinuxSeccomp>,
-) -> Result<Option<LinuxSeccomp>, SpecError> {
-    match (choice, is_privileged, resolved) {
-        (Some(SecurityProfile::RuntimeDefault | SecurityProfile::Localhost(_)), false, Some(profile)) => {
-            Ok(Some(profile.clone()))
-        }
-        (Some(choice @ (SecurityProfile::RuntimeDefault | SecurityProfile::Localhost(_))), false, None) => {
-            Err(unsupported(format!("seccomp profile {choice}")))
-        }
-        (None | Some(SecurityProfile::Unconfined), ..) | (Some(_), true, _) => Ok(None),
     }
 }
 
@@ -322,7 +305,7 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     linux.set_rootfs_propagation(plan.rootfs_propagation.map(str::to_owned));
     linux.set_masked_paths(Some(masked));
     linux.set_readonly_paths(Some(if is_privileged { vec![] } else { security.readonly_paths.clone() }));
-    linux.set_seccomp(seccomp(security.seccomp.as_ref(), is_privileged, inputs.seccomp)?);
+    linux.set_seccomp(inputs.seccomp.cloned());
     let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
     linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
 
@@ -381,15 +364,6 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     let mut resources: LinuxResources = resources::resources(&asked, None, 0, node, &handler, &mut clamped)?;
     resources.set_devices(Some(vec![devices::deny_all()]));
 
-    let profile = match (&security.seccomp, inputs.seccomp) {
-        // The kubelet asks this for every pod. The program is ours, waits for signals and has no privilege to lose.
-        (Some(SecurityProfile::RuntimeDefault), None) if !inputs.is_privileged => {
-            clamped.push(Clamp::InfraSeccomp);
-            None
-        }
-        (choice, resolved) => seccomp(choice.as_ref(), inputs.is_privileged, resolved)?,
-    };
-
     let mut linux = Linux::default();
     linux.set_namespaces(Some(namespaces));
     linux.set_devices(None);
@@ -398,7 +372,7 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     linux.set_masked_paths(Some(if inputs.is_privileged { vec![] } else { owned(&MASKED) }));
     linux.set_readonly_paths(Some(if inputs.is_privileged { vec![] } else { owned(&READONLY) }));
-    linux.set_seccomp(profile);
+    linux.set_seccomp(inputs.seccomp.cloned());
     let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
     linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
 
