@@ -87,6 +87,9 @@ impl Layout {
                 continue;
             };
             let mount = PathBuf::from(unescape(mount));
+            // What was mounted here before cannot be reached any more.
+            layout.hierarchies.retain(|known| known.mount != mount);
+            layout.unified = layout.unified.filter(|known| *known != mount);
             match kind {
                 "cgroup2" if layout.unified.is_none() => layout.unified = Some(mount),
                 "cgroup" => {
@@ -225,6 +228,8 @@ mod tests {
             assert_eq!((layout.version(), layout.is_hybrid()), (version, is_hybrid));
             assert_eq!(layout.directory("memory", "/crio/x"), memory.map(PathBuf::from));
         }
+        let covered = format!("{hybrid}50 36 0:40 / /sys/fs/cgroup/unified rw - tmpfs none rw\n");
+        assert!(!Layout::parse(&covered).is_hybrid(), "a mount that is covered is not there");
         let layout = Layout::parse(V1);
         assert_eq!(layout.controllers().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory"]);
         assert_eq!(layout.directory("cpuacct", "/a"), Some("/sys/fs/cgroup/cpu,cpuacct/a".into()));
