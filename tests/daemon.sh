@@ -79,7 +79,7 @@ forward_before=$(cat $forward)
 has_table() { nft list table "$1" crio-hostports >/dev/null 2>&1; }
 if has_table ip; then table4=kept; else table4=new; fi
 if has_table ip6; then table6=kept; else table6=new; fi
-cgroups() { find /sys/fs/cgroup -name cgroup.procs -printf '%h\n' | sort; }
+cgroups() { find /sys/fs/cgroup -type d '(' -fstype cgroup -o -fstype cgroup2 ')' | sort; }
 
 # The beginning of a 10.x.0.0/16 network that no route of this node touches.
 free_net() {

@@ -48,7 +48,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
         assert!(load_exit(path, path).expect("loads").is_none());
-        for (bytes, code) in [(&b"0"[..], Some(0)), (b"137", Some(137)), (b"137\n", Some(137)), (b"", None), (b"x", None)] {
+        for (bytes, code) in
+            [(&b"0"[..], Some(0)), (b"137", Some(137)), (b"137\n", Some(137)), (b"", None), (b"x", None)]
+        {
             save(&path.join("exit"), bytes, 0o644).expect("saves");
             match (load_exit(path, path), code) {
                 (Ok(Some(record)), Some(code)) => assert_eq!(record.code, code),

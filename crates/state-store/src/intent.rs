@@ -59,8 +59,7 @@ pub fn load_intent(directory: &Path) -> Result<Option<SandboxIntent>, LoadError>
 pub fn save_intent(directory: &Path, intent: &SandboxIntent) -> Result<(), SaveError> {
     let path = directory.join(FILE);
     let wire = Wire { version: VERSION, intent: intent.intent, cgroup_parent: intent.cgroup_parent.clone() };
-    let bytes =
-        serde_json::to_vec(&wire).map_err(|error| SaveError { path: path.clone(), source: error.into() })?;
+    let bytes = serde_json::to_vec(&wire).map_err(|error| SaveError { path: path.clone(), source: error.into() })?;
     save(&path, &bytes, 0o600)
 }
 

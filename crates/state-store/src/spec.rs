@@ -60,18 +60,14 @@ impl StoredSpec {
 pub fn load_spec(directory: &Path) -> Result<Option<StoredSpec>, LoadError> {
     let path = directory.join(FILE);
     let Some(bytes) = load(&path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| LoadError::Invalid { path, reason: error.to_string() })
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| LoadError::Invalid { path, reason: error.to_string() })
 }
 
 /// Reads the spec kept in `directory` as text, for people.
 pub fn load_spec_text(directory: &Path) -> Result<Option<String>, LoadError> {
     let path = directory.join(FILE);
     let Some(bytes) = load(&path)? else { return Ok(None) };
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|_| LoadError::Invalid { path, reason: "not UTF-8".to_owned() })
+    String::from_utf8(bytes).map(Some).map_err(|_| LoadError::Invalid { path, reason: "not UTF-8".to_owned() })
 }
 
 /// Replaces the spec kept in `directory`. It may hold secrets of the environment, therefore 0600.

@@ -76,10 +76,9 @@ impl From<&StoredState> for Wire {
             started: wire_time::format(None),
             finished: wire_time::format(None),
             checkpointed_time: wire_time::format(None),
-            container_monitor_process: state.monitor.map(|process| WireProcess {
-                pid: process.pid,
-                start_time: process.start_time.to_string(),
-            }),
+            container_monitor_process: state
+                .monitor
+                .map(|process| WireProcess { pid: process.pid, start_time: process.start_time.to_string() }),
             ..Self::default()
         };
         if let Some(init) = state.life.as_ref().and_then(ContainerState::init) {

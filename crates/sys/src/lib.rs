@@ -5,7 +5,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 pub mod link;
 pub mod locks;
+pub mod memory;
 pub mod namespace;
 pub mod spawn;
 pub mod supervise;
-pub mod memory;
