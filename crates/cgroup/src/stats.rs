@@ -19,6 +19,8 @@ use crate::tree::{PathError, check_path};
 const FILE_MAX_BYTES: usize = 64 << 10;
 /// What one read(2) asks for; kernfs hands out a page at a time.
 const READ_BYTES: usize = 4096;
+/// Within a container's scope; crun(1), `run.oci.systemd.subgroup`.
+const CRUN_SUBGROUP: &str = "container";
 /// v1 says "unlimited" as the largest multiple of the page size in an i64; pages are 64 KiB at the most.
 const V1_UNLIMITED: u64 = (i64::MAX as u64) & !0xffff;
 
@@ -174,12 +176,22 @@ impl CgroupStats {
 impl Layout {
     /// What a cgroup uses. One that is gone, or goes meanwhile, has parts that are `None`.
     pub fn stats(&self, path: &str) -> Result<CgroupStats, StatsError> {
+        self.stats_with(path, None)
+    }
+
+    /// The same for the cgroup a runtime made for a container: under systemd on v2, crun sets limits on a cgroup
+    /// within it. What is used still is that of the whole, so that a container which may make cgroups hides nothing.
+    pub fn container_stats(&self, path: &str) -> Result<CgroupStats, StatsError> {
+        self.stats_with(path, Some(CRUN_SUBGROUP))
+    }
+
+    fn stats_with(&self, path: &str, limits: Option<&str>) -> Result<CgroupStats, StatsError> {
         check_path(path)?;
         let mut reader = Reader::default();
         match self.version() {
             CgroupVersion::V1 => self.stats_v1(path, &mut reader),
             CgroupVersion::V2 => match self.directory("", path) {
-                Some(directory) => stats_v2(&directory, &mut reader),
+                Some(directory) => stats_v2(&directory, limits, &mut reader),
                 None => Ok(CgroupStats::default()),
             },
         }
@@ -229,7 +241,7 @@ fn memory_v1(directory: &Path, reader: &mut Reader) -> Result<Option<MemoryStats
     }))
 }
 
-fn stats_v2(directory: &Path, reader: &mut Reader) -> Result<CgroupStats, StatsError> {
+fn stats_v2(directory: &Path, subgroup: Option<&str>, reader: &mut Reader) -> Result<CgroupStats, StatsError> {
     let cpu_pressure = reader.pressure(&directory.join("cpu.pressure"))?;
     let cpu = reader.read(&directory.join("cpu.stat"))?.and_then(parse_cpu_stat_v2);
     let memory = match reader.number(&directory.join("memory.current"))? {
@@ -239,7 +251,7 @@ fn stats_v2(directory: &Path, reader: &mut Reader) -> Result<CgroupStats, StatsE
             let swap = match reader.number(&directory.join("memory.swap.current"))? {
                 None => None,
                 Some(usage_bytes) => {
-                    let limit_bytes = reader.number(&directory.join("memory.swap.max"))?;
+                    let limit_bytes = reader.limit_v2(directory, subgroup, "memory.swap.max")?;
                     Some(SwapStats { usage_bytes, limit_bytes })
                 }
             };
@@ -247,7 +259,7 @@ fn stats_v2(directory: &Path, reader: &mut Reader) -> Result<CgroupStats, StatsE
                 usage_bytes,
                 rss_bytes: found.anon,
                 inactive_file_bytes: found.inactive_file,
-                limit_bytes: reader.number(&directory.join("memory.max"))?,
+                limit_bytes: reader.limit_v2(directory, subgroup, "memory.max")?,
                 page_faults: found.page_faults,
                 major_page_faults: found.major_page_faults,
                 swap,
@@ -299,6 +311,13 @@ impl Reader {
 
     fn limit_v1(&mut self, path: &Path) -> Result<Option<u64>, StatsError> {
         Ok(self.number(path)?.filter(|limit| *limit < V1_UNLIMITED))
+    }
+
+    fn limit_v2(&mut self, directory: &Path, subgroup: Option<&str>, file: &str) -> Result<Option<u64>, StatsError> {
+        match (self.number(&directory.join(file))?, subgroup) {
+            (None, Some(subgroup)) => self.number(&directory.join(subgroup).join(file)),
+            (limit, _) => Ok(limit),
+        }
     }
 
     fn pressure(&mut self, path: &Path) -> Result<Option<Pressure>, StatsError> {
@@ -507,7 +526,8 @@ mod tests {
         ];
         let files: Vec<(&str, &str)> = files.iter().map(|(path, content)| (path.as_str(), *content)).collect();
         write(root.path(), &files);
-        let stats = layout(root.path(), CgroupVersion::V2).stats("/pod/a").unwrap();
+        let layout = layout(root.path(), CgroupVersion::V2);
+        let stats = layout.stats("/pod/a").unwrap();
         let cpu = stats.cpu.unwrap();
         assert_eq!((cpu.usage_nanos, cpu.pressure.unwrap().some.total_micros), (1_500_000, 4711));
         let memory = stats.memory.unwrap();
@@ -516,6 +536,15 @@ mod tests {
         assert_eq!((memory.available_bytes(), memory.page_faults, memory.major_page_faults), (None, 532, 1));
         assert_eq!(memory.swap.unwrap().available_bytes(), Some(4096));
         assert_eq!((memory.pressure, stats.io_pressure, stats.process_count), (None, None, Some(1)));
+
+        write(root.path(), &[("pod/a/container/memory.max", "4096\n"), ("pod/a/container/memory.current", "7\n")]);
+        let memory = layout.container_stats("/pod/a").unwrap().memory.unwrap();
+        assert_eq!(
+            (memory.usage_bytes, memory.limit_bytes),
+            (2048, Some(4096)),
+            "limits of the inner, use of the whole"
+        );
+        assert_eq!(layout.stats("/pod/a").unwrap().memory.unwrap().limit_bytes, None);
     }
 
     #[test]

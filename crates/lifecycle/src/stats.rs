@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cgroup::{Layout, StatsError};
 use domain::container::ContainerState;
 use domain::id::ContainerId;
 use domain::spec::CgroupParent;
@@ -258,7 +259,7 @@ impl Collection<'_> {
                 .filter_map(|container| container.usage.as_ref())
                 .fold(infra, |sum, usage| sum.plus(&usage.cgroup))
         } else {
-            self.cgroup(&sandbox.config.cgroup_parent, CgroupParent::directory)
+            self.cgroup(&sandbox.config.cgroup_parent, |layout, parent| layout.stats(&parent.directory()))
         };
         let usage = self.usage(sandbox.id.as_str(), cgroup);
         let network = self.network(&sandbox, &all);
@@ -271,19 +272,25 @@ impl Collection<'_> {
     }
 
     fn container_cgroup(&self, container: &Container) -> CgroupStats {
-        self.cgroup(&container.cgroup_parent, |parent| parent.container_directory(container.id.as_str()))
+        self.cgroup(&container.cgroup_parent, |layout, parent| {
+            layout.container_stats(&parent.container_directory(container.id.as_str()))
+        })
     }
 
-    fn cgroup(&self, parent: &str, path: impl FnOnce(&CgroupParent) -> String) -> CgroupStats {
+    fn cgroup(
+        &self,
+        parent: &str,
+        read: impl FnOnce(&Layout, &CgroupParent) -> Result<CgroupStats, StatsError>,
+    ) -> CgroupStats {
         let cgroups = &self.node.cgroups;
-        let path = match CgroupParent::parse(cgroups.kind(), parent) {
-            Ok(parent) => path(&parent),
+        let parent = match CgroupParent::parse(cgroups.kind(), parent) {
+            Ok(parent) => parent,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "a recorded cgroup parent is unusable");
                 return CgroupStats::default();
             }
         };
-        cgroups.layout().stats(&path).unwrap_or_else(|error| {
+        read(cgroups.layout(), &parent).unwrap_or_else(|error| {
             tracing::warn!(error = %chain(&error), "reading statistics of a cgroup failed");
             CgroupStats::default()
         })
