@@ -331,8 +331,13 @@ fn registry_client(
     if let Some(directory) = files.registries_conf_dir {
         registries.drop_in_directory = Some(directory);
     }
+    let mut timeouts = image_pull::Timeouts::default();
+    if !config.image.pull_progress_timeout.is_zero() {
+        timeouts.stall = config.image.pull_progress_timeout;
+    }
     let options = image_pull::ClientOptions {
         registries,
+        timeouts,
         proxy: image_pull::ProxyOptions::from_environment(),
         ..Default::default()
     };

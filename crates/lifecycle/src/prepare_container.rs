@@ -13,7 +13,7 @@ use domain::container::ContainerConfig;
 use domain::id::ContainerId;
 use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
 use domain::spec::{
-    ContainerInputs, GeneratedFiles, NamespacePaths, SelinuxLabels, container_spec, wanted_capabilities,
+    ContainerInputs, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec, wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
@@ -69,7 +69,7 @@ impl PrepareJob {
         };
         let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
-        self.make_volumes(node, &root)?;
+        let volumes = self.make_directories(node, &root)?;
         let mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source })?;
         let devices = mounts::resolve_devices(&self.config.devices)
@@ -93,7 +93,7 @@ impl PrepareJob {
             files: &files,
             rootfs: &rootfs,
             mounts: &mounts,
-            further_mounts: &[],
+            further_mounts: &volumes,
             devices: &devices,
             pod_annotations: &filter_annotations(
                 &self.sandbox.config.annotations,
@@ -162,21 +162,42 @@ impl PrepareJob {
     }
 
     /// The directories of the image's VOLUME lines and its working directory, and the customary `/etc/mtab`.
-    fn make_volumes(&self, node: &Node, root: &Root) -> Result<(), CreateContainerError> {
-        if node.config.image.image_volumes == config::ImageVolumes::Mkdir {
-            for volume in &self.image.config.volumes {
-                let is_mounted = self.config.mounts.iter().any(|mount| mount.container_path == *volume);
-                if !is_mounted {
-                    make_directory(root, Path::new(volume))
-                        .map_err(|source| self.root_error("create volume", Path::new(volume), source))?;
-                }
+    ///
+    /// Returns the mounts of volumes that are directories of the node (`image_volumes = "bind"`).
+    fn make_directories(&self, node: &Node, root: &Root) -> Result<Vec<ResolvedMount>, CreateContainerError> {
+        let mut mounts = Vec::new();
+        for (number, volume) in self.image.config.volumes.iter().enumerate() {
+            if self.config.mounts.iter().any(|mount| mount.container_path == *volume) {
+                continue;
+            }
+            match node.config.image.image_volumes {
+                config::ImageVolumes::Ignore => {}
+                config::ImageVolumes::Mkdir => make_directory(root, Path::new(volume))
+                    .map_err(|source| self.root_error("create volume", Path::new(volume), source))?,
+                config::ImageVolumes::Bind => mounts.push(self.bind_volume(number, volume)?),
             }
         }
         let cwd = domain::spec::process_cwd(&self.config, &self.image.config)
             .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source })?;
         make_directory(root, Path::new(&cwd))
             .map_err(|source| self.root_error("create working directory", Path::new(&cwd), source))?;
-        link_mtab(root).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))
+        link_mtab(root).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))?;
+        Ok(mounts)
+    }
+
+    /// A directory beside the bundle for one volume. Its name is a number: the volume's own is the image's to choose.
+    fn bind_volume(&self, number: usize, volume: &str) -> Result<ResolvedMount, CreateContainerError> {
+        let path = self.bundle.join("mounts").join(number.to_string());
+        std::fs::create_dir_all(&path).map_err(|source| CreateContainerError::File {
+            container: self.name.clone(),
+            path: path.clone(),
+            source,
+        })?;
+        Ok(ResolvedMount {
+            destination: volume.to_owned(),
+            source: path.display().to_string(),
+            ..ResolvedMount::default()
+        })
     }
 
     fn make_log_directory(&self) -> Result<(), CreateContainerError> {
