@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cri_api::v1;
+use domain::spec::SpecError;
 use lifecycle::{CreateContainerError, Node};
 use tonic::{Code, Status};
 
@@ -27,7 +28,9 @@ pub(crate) async fn create_container(
 /// The kubelet shows the text and tries again; the code tells what the author of the pod must change.
 fn code(error: &CreateContainerError) -> Code {
     match error {
-        CreateContainerError::Spec { source: domain::spec::SpecError::Unsupported { .. }, .. } => Code::Unimplemented,
+        CreateContainerError::Spec { source, .. } if matches!(**source, SpecError::Unsupported { .. }) => {
+            Code::Unimplemented
+        }
         CreateContainerError::User { .. }
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }

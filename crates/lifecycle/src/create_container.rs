@@ -66,7 +66,7 @@ pub enum CreateContainerError {
         image: String,
         #[source]
         /// What failed.
-        source: crate::image::ImagesError,
+        source: Box<crate::image::ImagesError>,
     },
     /// No random bytes for an id.
     #[error("draw an id")]
@@ -97,7 +97,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What failed.
-        source: image_store::CreateContainerError,
+        source: Box<image_store::CreateContainerError>,
     },
     /// Its root could not be mounted.
     #[error("mount the root of container {container}")]
@@ -106,7 +106,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What failed.
-        source: image_store::MountError,
+        source: Box<image_store::MountError>,
     },
     /// A file in its root could not be read or made.
     #[error("{action} {path} in the root of container {container}")]
@@ -137,7 +137,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What is wrong.
-        source: ResolveMountError,
+        source: Box<ResolveMountError>,
     },
     /// The stop signal is none.
     #[error("stop signal {signal:?} of container {container} is not known")]
@@ -154,7 +154,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What is wrong.
-        source: ResolveProfileError,
+        source: Box<ResolveProfileError>,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of container {container}")]
@@ -163,7 +163,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What is wrong.
-        source: SpecError,
+        source: Box<SpecError>,
     },
     /// The runtime spec cannot be written as JSON.
     #[error("write the runtime spec of container {container}")]
@@ -201,7 +201,7 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What failed.
-        source: CreateError,
+        source: Box<CreateError>,
     },
 }
 
@@ -290,7 +290,7 @@ impl Node {
         let image = self.local_image(&config.image.image).await.map_err(|source| CreateContainerError::Image {
             container: name.clone(),
             image: config.image.image.clone(),
-            source,
+            source: Box::new(source),
         })?;
         let stop_signal = match (config.stop_signal, image.config.stop_signal.as_str()) {
             (Some(signal), _) => signal,
@@ -373,8 +373,8 @@ impl Node {
         blocking::run("record and mount container", move || {
             store
                 .create_container(new)
-                .map_err(|source| CreateContainerError::Store { container: name.clone(), source })?;
-            store.mount(&id).map_err(|source| CreateContainerError::Mount { container: name, source })
+                .map_err(|source| CreateContainerError::Store { container: name.clone(), source: Box::new(source) })?;
+            store.mount(&id).map_err(|source| CreateContainerError::Mount { container: name, source: Box::new(source) })
         })
         .await
     }
@@ -420,7 +420,10 @@ impl Node {
             .runtime
             .create(&request, |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, plan.id.as_str(), pid))
             .await
-            .map_err(|source| CreateContainerError::Create { container: plan.name.clone(), source })?;
+            .map_err(|source| CreateContainerError::Create {
+                container: plan.name.clone(),
+                source: Box::new(source),
+            })?;
         let (runtime, id) = (handler.runtime.clone(), plan.id.clone());
         undo.push("delete at the runtime", move || {
             let (runtime, id) = (runtime.clone(), id.clone());

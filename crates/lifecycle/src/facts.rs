@@ -76,8 +76,8 @@ fn hugepage_sizes(version: CgroupVersion) -> Vec<String> {
 
 fn size_word(kib: u64) -> String {
     match kib {
-        _ if kib % (1 << 20) == 0 => format!("{}GB", kib >> 20),
-        _ if kib % (1 << 10) == 0 => format!("{}MB", kib >> 10),
+        _ if kib.is_multiple_of(1 << 20) => format!("{}GB", kib >> 20),
+        _ if kib.is_multiple_of(1 << 10) => format!("{}MB", kib >> 10),
         _ => format!("{kib}KB"),
     }
 }

@@ -49,20 +49,20 @@ pub enum InfraError {
         image: String,
         #[source]
         /// What failed.
-        source: ImagesError,
+        source: Box<ImagesError>,
     },
     /// Its root could not be mounted.
     #[error("mount its root")]
-    Mount(#[source] image_store::MountError),
+    Mount(#[source] Box<image_store::MountError>),
     /// Its records could not be written.
     #[error("record it")]
     Record(#[source] state_store::SaveError),
     /// Monitor and runtime did not create it.
     #[error("create it")]
-    Create(#[source] CreateError),
+    Create(#[source] Box<CreateError>),
     /// The runtime did not start it.
     #[error("start it")]
-    Start(#[source] StartContainerError),
+    Start(#[source] Box<StartContainerError>),
 }
 
 impl Node {
@@ -77,12 +77,15 @@ impl Node {
         match self.local_image(&image).await {
             Ok(local) => return Ok(Some(local)),
             Err(ImagesError::Absent { .. }) => {}
-            Err(source) => return Err(failed(InfraError::Image { image, source })),
+            Err(source) => return Err(failed(InfraError::Image { image, source: Box::new(source) })),
         }
         self.pull_image(image.clone(), None)
             .await
             .map_err(|source| failed(InfraError::Pull { image: image.clone(), source }))?;
-        self.local_image(&image).await.map(Some).map_err(|source| failed(InfraError::Image { image, source }))
+        self.local_image(&image)
+            .await
+            .map(Some)
+            .map_err(|source| failed(InfraError::Image { image, source: Box::new(source) }))
     }
 
     /// `config.json` of a sandbox.
@@ -120,7 +123,7 @@ impl Node {
                 CapabilitySet::EMPTY,
                 plan.handler.seccomp_profile.as_deref(),
             )
-            .map_err(|source| RunSandboxError::Seccomp { sandbox: plan.name.clone(), source })?;
+            .map_err(|source| RunSandboxError::Seccomp { sandbox: plan.name.clone(), source: Box::new(source) })?;
         let inputs = InfraInputs {
             id: &plan.id,
             config: &plan.config,
@@ -140,8 +143,8 @@ impl Node {
             selinux: &SelinuxLabels::default(),
             annotations: sandbox_annotations(&self.sandbox_facts(plan, made, pause)),
         };
-        let assembled: Assembled =
-            infra_spec(inputs).map_err(|source| RunSandboxError::Spec { sandbox: plan.name.clone(), source })?;
+        let assembled: Assembled = infra_spec(inputs)
+            .map_err(|source| RunSandboxError::Spec { sandbox: plan.name.clone(), source: Box::new(source) })?;
         if pause.is_some() {
             self.say_once(&assembled.clamped);
         }
@@ -208,7 +211,7 @@ impl Node {
         let (store, mounted_id) = (Arc::clone(&self.store), id.clone());
         let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
         blocking::run("mount infra root", move || {
-            let rootfs = store.mount(&mounted_id).map_err(InfraError::Mount)?;
+            let rootfs = store.mount(&mounted_id).map_err(|error| InfraError::Mount(Box::new(error)))?;
             let spec = with_root(&spec, &rootfs);
             state_store::spec::save_spec(&run_directory, &spec).map_err(InfraError::Record)?;
             state_store::spec::save_spec(&directory, &spec).map_err(InfraError::Record)
@@ -236,7 +239,8 @@ impl Node {
             }
         });
         let place = |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, id.as_str(), pid);
-        let created = handler.runtime.create(&request, place).await.map_err(InfraError::Create)?;
+        let created =
+            handler.runtime.create(&request, place).await.map_err(|error| InfraError::Create(Box::new(error)))?;
         let stop_signal = Signal::parse(&image.config.stop_signal).unwrap_or(Signal::TERM);
         let parts = ContainerParts {
             id,
@@ -255,7 +259,7 @@ impl Node {
             bundle: plan.run_directory.clone(),
         };
         let container = Arc::new(Container::new(parts, ContainerState::Created { init: created.init }));
-        self.start(&container).await.map_err(InfraError::Start)?;
+        self.start(&container).await.map_err(|error| InfraError::Start(Box::new(error)))?;
         Ok(container)
     }
 }

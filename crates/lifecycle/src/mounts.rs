@@ -105,7 +105,7 @@ fn source_of(config: &Config, mount: &Mount) -> Result<String, ResolveMountError
     let resolved = match fs::canonicalize(&path) {
         Ok(resolved) => resolved,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if config.runtime.absent_mount_sources_to_reject.iter().any(|rejected| *rejected == path) {
+            if config.runtime.absent_mount_sources_to_reject.contains(&path) {
                 return Err(ResolveMountError::RejectedSource { path });
             }
             let failed = |source| ResolveMountError::Source { action: "create", path: path.clone(), source };

@@ -71,9 +71,9 @@ impl PrepareJob {
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
         let volumes = self.make_directories(node, &root)?;
         let mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
-            .map_err(|source| CreateContainerError::Mounts { container: container(), source })?;
+            .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         let devices = mounts::resolve_devices(&self.config.devices)
-            .map_err(|source| CreateContainerError::Mounts { container: container(), source })?;
+            .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;
         let files = self.generate_files(&user, &passwd, &group)?;
         let seccomp = self.seccomp(node)?;
@@ -104,8 +104,8 @@ impl PrepareJob {
             selinux: &SelinuxLabels::default(),
             annotations: self.annotations(node, &rootfs),
         };
-        let assembled =
-            container_spec(inputs).map_err(|source| CreateContainerError::Spec { container: container(), source })?;
+        let assembled = container_spec(inputs)
+            .map_err(|source| CreateContainerError::Spec { container: container(), source: Box::new(source) })?;
         node.say_once(&assembled.clamped);
         let json =
             assembled.to_json().map_err(|source| CreateContainerError::SpecJson { container: container(), source })?;
@@ -123,13 +123,16 @@ impl PrepareJob {
             node.facts.bounding
         } else {
             wanted_capabilities(&security.capabilities, &node.spec_defaults.capabilities)
-                .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source })?
+                .map_err(|source| CreateContainerError::Spec {
+                    container: self.name.clone(),
+                    source: Box::new(source),
+                })?
                 .and(node.facts.bounding)
         };
         let handler = self.sandbox.handler.seccomp_profile.as_deref();
         node.seccomp
             .resolve(security.seccomp.as_ref(), security.privileged, capabilities, handler)
-            .map_err(|source| CreateContainerError::Seccomp { container: self.name.clone(), source })
+            .map_err(|source| CreateContainerError::Seccomp { container: self.name.clone(), source: Box::new(source) })
     }
 
     fn root_error(&self, action: &'static str, path: &Path, source: io::Error) -> CreateContainerError {
@@ -178,7 +181,7 @@ impl PrepareJob {
             }
         }
         let cwd = domain::spec::process_cwd(&self.config, &self.image.config)
-            .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source })?;
+            .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source: Box::new(source) })?;
         make_directory(root, Path::new(&cwd))
             .map_err(|source| self.root_error("create working directory", Path::new(&cwd), source))?;
         link_mtab(root).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))?;

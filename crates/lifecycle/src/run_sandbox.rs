@@ -106,7 +106,7 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What failed.
-        source: image_store::CreateContainerError,
+        source: Box<image_store::CreateContainerError>,
     },
     /// A record of it could not be written.
     #[error("record sandbox {sandbox}")]
@@ -124,7 +124,7 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What failed.
-        source: PinError,
+        source: Box<PinError>,
     },
     /// It could not be attached.
     #[error("failed to create pod network sandbox {sandbox}({id})")]
@@ -146,7 +146,7 @@ pub enum RunSandboxError {
         id: SandboxId,
         #[source]
         /// What failed.
-        source: network::HostPortError,
+        source: Box<network::HostPortError>,
     },
     /// A file of it could not be made.
     #[error("make files of sandbox {sandbox}")]
@@ -155,7 +155,7 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What failed.
-        source: SandboxFileError,
+        source: Box<SandboxFileError>,
     },
     /// Its log directory could not be made.
     #[error("create log directory {path}")]
@@ -182,7 +182,7 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What is wrong.
-        source: ResolveProfileError,
+        source: Box<ResolveProfileError>,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of sandbox {sandbox}")]
@@ -191,7 +191,7 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What is wrong.
-        source: SpecError,
+        source: Box<SpecError>,
     },
     /// The runtime spec cannot be written as JSON.
     #[error("write the runtime spec of sandbox {sandbox}")]
@@ -435,7 +435,7 @@ impl Node {
             let sandbox = new.names[1].clone();
             store
                 .create_container(new)
-                .map_err(|source| RunSandboxError::Store { sandbox: sandbox.clone(), source })?;
+                .map_err(|source| RunSandboxError::Store { sandbox: sandbox.clone(), source: Box::new(source) })?;
             state_store::intent::save_intent(&directory, &intent)
                 .map_err(|source| RunSandboxError::Record { sandbox, source })?;
             make_log_directory(&log_directory)
@@ -465,7 +465,7 @@ impl Node {
             sys::namespace::pin(&directory, &name, &wanted)
         })
         .await
-        .map_err(|source| RunSandboxError::Namespaces { sandbox: plan.name.clone(), source })?;
+        .map_err(|source| RunSandboxError::Namespaces { sandbox: plan.name.clone(), source: Box::new(source) })?;
         let Pins { net, ipc, uts } = pins;
         let namespaces = SandboxNamespaces { network: net, ipc, uts };
         let paths = namespaces.clone();
@@ -509,7 +509,7 @@ impl Node {
         let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
         blocking::run("make sandbox files", move || sandbox_files::make(&config, &hostname, &directory, &run_directory))
             .await
-            .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source })
+            .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })
     }
 
     async fn attach(&self, plan: &Plan, namespaces: &SandboxNamespaces) -> Result<Option<CniResult>, RunSandboxError> {
@@ -529,10 +529,9 @@ impl Node {
         if plan.config.port_mappings.is_empty() {
             return Ok(());
         }
-        host_ports
-            .add(&plan.id, ips, &network_mappings(&plan.config))
-            .await
-            .map_err(|source| RunSandboxError::HostPorts { sandbox: plan.name.clone(), id: plan.id.clone(), source })
+        host_ports.add(&plan.id, ips, &network_mappings(&plan.config)).await.map_err(|source| {
+            RunSandboxError::HostPorts { sandbox: plan.name.clone(), id: plan.id.clone(), source: Box::new(source) }
+        })
     }
 
     /// How to undo what is done side by side. Each may be walked whether or not its step was taken.
