@@ -82,7 +82,9 @@ pub fn container_config(image: &str, name: &str, command: &[&str]) -> v1::Contai
 }
 
 /// A command that waits for SIGTERM and then ends with code 0.
-pub const WAIT: &[&str] = &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"];
+///
+/// It says when it is ready to: the kernel drops signals to a process 1 that has not asked for them yet.
+pub const WAIT: &[&str] = &["sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 3600 & wait; done"];
 
 impl Cri {
     pub(crate) fn new(socket: &std::path::Path) -> Self {
@@ -199,10 +201,15 @@ impl Cri {
         self.runtime.clone().start_container(request).await.map(drop)
     }
 
-    /// CreateContainer and StartContainer.
+    /// CreateContainer and StartContainer; with [`WAIT`] also until it is ready to end.
     pub async fn run(&self, pod: &Pod, config: v1::ContainerConfig) -> Container {
+        let is_waiting = config.command == WAIT;
         let container = self.create(pod, config).await.expect("CreateContainer");
         self.start(&container.id).await.expect("StartContainer");
+        if is_waiting {
+            let look = || crate::log::texts(&crate::log::read(&container.log), "stdout");
+            tools::becomes("the container is ready", look, |texts| texts.iter().any(|text| text == "ready")).await;
+        }
         container
     }
 
@@ -259,6 +266,7 @@ impl Cri {
     pub async fn run_to_end(&self, pod: &Pod, config: v1::ContainerConfig) -> (v1::ContainerStatus, Vec<String>) {
         let container = self.run(pod, config).await;
         let status = self.exit(&container.id).await;
+        assert!(status.started_at >= status.created_at && status.finished_at >= status.started_at, "{status:?}");
         (status, crate::log::texts(&crate::log::read(&container.log), "stdout"))
     }
 

@@ -53,6 +53,8 @@ pub struct Setup {
     pub drop_in: String,
     /// The CNI configuration; `None` is a bridge with host-local addresses.
     pub network: Option<String>,
+    /// A further handler `vanishing`, whose runtime is a file in `tmp` that a scenario may take away.
+    pub vanishing: bool,
     /// Bytes the store may hold, on a file system of its own.
     pub storage_bytes: Option<u64>,
 }
@@ -162,9 +164,23 @@ impl World {
         world
     }
 
+    /// The table of a runtime handler.
+    fn handler_table(&self, name: &str, runtime: &Path, monitor: &str) -> String {
+        let monitor = match monitor {
+            "crio-monitor" => binary("crio-monitor"),
+            other => tools::find_program(other).unwrap_or_else(|| panic!("{other} is not installed")),
+        };
+        format!(
+            "[crio.runtime.runtimes.{name}]\nruntime_path = {runtime:?}\nruntime_root = \"{root}/runtime/{name}\"\n\
+             monitor_path = {monitor:?}\nmonitor_cgroup = \"pod\"\n",
+            root = self.scratch.display(),
+        )
+    }
+
     fn write_config(&self) {
         let (root, subnet) = (self.scratch.display(), &self.subnet);
-        let network = self.setup.network.clone().unwrap_or_else(|| {
+        let network = self.setup.network.clone().map(|text| text.replace("@ROOT@", &root.to_string()));
+        let network = network.unwrap_or_else(|| {
             format!(
                 r#"{{"cniVersion": "1.0.0", "name": "{name}", "plugins": [
                      {{"type": "bridge", "bridge": "pods0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
@@ -174,22 +190,16 @@ impl World {
             )
         });
         tools::write(self.path("net.d/10-pods.conflist"), network);
-        let handlers: String = HANDLERS
+        let runtime = |name: &str| tools::find_program(name).unwrap_or_else(|| panic!("{name} is not installed"));
+        let mut handlers: String = HANDLERS
             .iter()
-            .map(|handler| {
-                let runtime = tools::find_program(handler.runtime)
-                    .unwrap_or_else(|| panic!("{} is not installed", handler.runtime));
-                let monitor = match handler.monitor {
-                    "crio-monitor" => binary("crio-monitor"),
-                    other => tools::find_program(other).unwrap_or_else(|| panic!("{other} is not installed")),
-                };
-                format!(
-                    "[crio.runtime.runtimes.{name}]\nruntime_path = {runtime:?}\nruntime_root = \"{root}/runtime/{name}\"\n\
-                     monitor_path = {monitor:?}\nmonitor_cgroup = \"pod\"\n",
-                    name = handler.name,
-                )
-            })
+            .map(|handler| self.handler_table(handler.name, &runtime(handler.runtime), handler.monitor))
             .collect();
+        if self.setup.vanishing {
+            let program = self.path("tmp/vanishing");
+            tools::write_program(&program, &format!("#!/bin/sh\nexec {} \"$@\"\n", runtime("crun").display()));
+            handlers.push_str(&self.handler_table("vanishing", &program, "crio-monitor"));
+        }
         let config = format!(
             r#"
 [crio]

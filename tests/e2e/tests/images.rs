@@ -31,7 +31,10 @@ async fn assert_contents(world: &World, cri: &Cri, image: &str, layers: usize) {
     assert_eq!(status.exit_code, 0, "{status:?}");
     assert_eq!(output.len(), layers + 1, "{output:?}");
     assert_eq!(output.last().map(String::as_str), Some((layers - 1).to_string().as_str()), "the topmost layer wins");
-    assert!(output.iter().take(layers).enumerate().all(|(n, line)| line.starts_with(&format!("layer {n} by"))), "{output:?}");
+    assert!(
+        output.iter().take(layers).enumerate().all(|(n, line)| line.starts_with(&format!("layer {n} by"))),
+        "{output:?}"
+    );
     cri.end_pod(&pod.id).await;
 }
 
@@ -101,7 +104,8 @@ fn images_are_found_by_every_name_and_removed() {
         let listed = cri.images.clone().list_images(request).await.expect("ListImages").into_inner().images;
         assert_eq!(listed.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), [other.id()]);
 
-        let usage = cri.images.clone().image_fs_info(v1::ImageFsInfoRequest {}).await.expect("ImageFsInfo").into_inner();
+        let usage =
+            cri.images.clone().image_fs_info(v1::ImageFsInfoRequest {}).await.expect("ImageFsInfo").into_inner();
         let usage = &usage.image_filesystems[0];
         assert!(usage.used_bytes.is_some_and(|bytes| bytes.value > 0), "{usage:?}");
         let mountpoint = &usage.fs_id.as_ref().expect("a file system").mountpoint;
@@ -224,14 +228,16 @@ fn other_tools_see_and_copy_the_images() {
         let manifest: serde_json::Value = serde_json::from_str(&tools::read(out.join("manifest.json"))).expect("JSON");
         let config = manifest["config"]["digest"].as_str().expect("a digest");
         assert_eq!(config, format!("sha256:{}", image.id()));
-        let layers: Vec<&str> = manifest["layers"].as_array().expect("layers").iter().filter_map(|l| l["digest"].as_str()).collect();
+        let layers: Vec<&str> =
+            manifest["layers"].as_array().expect("layers").iter().filter_map(|l| l["digest"].as_str()).collect();
         assert_eq!(layers.len(), 3);
 
         // The other way round: what podman brings is there for pods, and what it removes is gone.
         let local = Recipe::busybox(Format::Oci).config(json!({ "Labels": { "made": "elsewhere" } })).build();
         let layout = world.path("elsewhere");
         local.write_layout(&layout, "v1");
-        let target = format!("containers-storage:[overlay@{}+{}]example.com/elsewhere:v1", root.display(), run.display());
+        let target =
+            format!("containers-storage:[overlay@{}+{}]example.com/elsewhere:v1", root.display(), run.display());
         let mut skopeo = world.command("skopeo");
         tools::run(skopeo.args(["copy", "--quiet", &format!("oci:{}:v1", layout.display()), &target]));
         assert_eq!(cri.image("example.com/elsewhere:v1").await.map(|found| found.id), Some(local.id()));

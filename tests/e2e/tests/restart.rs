@@ -1,0 +1,231 @@
+//! Daemons that die: containers go on, and the next daemon knows everything, or undoes what was half made.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use cri_api::v1;
+use e2e::cri::{WAIT, container_config};
+use e2e::world::HANDLERS;
+use e2e::{Setup, log, scenario, tools};
+
+/// How many pods are being made when the daemon dies.
+const PODS_AT_ONCE: usize = 20;
+
+#[test]
+fn containers_outlive_the_daemon_and_the_next_one_knows_them() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let mut pods = Vec::new();
+        for handler in HANDLERS {
+            let pod = cri.run_pod(world.pod_config(handler.name), handler.name).await.expect("RunPodSandbox");
+            let tick = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done";
+            let ticking = cri.run(&pod, container_config(&image, "ticking", &["sh", "-c", tick])).await;
+            let ending = cri
+                .run(&pod, container_config(&image, "ending", &["sh", "-c", "sleep 1; echo last words; exit 42"]))
+                .await;
+            let created = cri.create(&pod, container_config(&image, "created", WAIT)).await.expect("CreateContainer");
+            let (ended, _) = cri.run_to_end(&pod, container_config(&image, "ended", &["sh", "-c", "exit 7"])).await;
+            let process = cri.container_pid(&ticking.id).await;
+            let ip = cri.pod_ip(&pod.id).await;
+            pods.push((handler, pod, ticking, ending, created, ended, process, ip));
+        }
+        let stopped = cri.run_pod(world.pod_config("stopped"), "").await.expect("RunPodSandbox");
+        cri.stop_pod(&stopped.id).await.expect("StopPodSandbox");
+        let (pods_before, containers_before) =
+            (sorted_pods(&cri).await, cri.find(v1::ContainerFilter::default()).await);
+        let status_before = cri.status(&pods[0].2.id).await.expect("ContainerStatus");
+
+        world.kill_daemon();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for (handler, _, ticking, ending, _, _, process, _) in &pods {
+            let look = || log::read(&ticking.log).len();
+            let count = look();
+            tools::becomes("it logs without a daemon", look, |now| *now > count + 3).await;
+            assert!(tools::read(format!("/proc/{process}/cmdline")).contains("tick"), "{}", handler.name);
+            tools::becomes(
+                "its last words",
+                || log::texts(&log::read(&ending.log), "stdout"),
+                |texts| *texts == ["last words"],
+            )
+            .await;
+        }
+        world.start_daemon().await;
+
+        assert_eq!(sorted_pods(&cri).await, pods_before);
+        assert_eq!(cri.find(v1::ContainerFilter::default()).await, containers_before);
+        assert_eq!(cri.status(&pods[0].2.id).await.expect("ContainerStatus"), status_before);
+        assert_eq!(
+            cri.pod_status(&stopped.id).await.expect("PodSandboxStatus").state(),
+            v1::PodSandboxState::SandboxNotready
+        );
+        for (handler, pod, ticking, ending, created, ended, process, ip) in &pods {
+            let name = handler.name;
+            assert_eq!(cri.pod_ip(&pod.id).await, *ip, "{name}");
+            assert_eq!(cri.pod_status(&pod.id).await.expect("PodSandboxStatus").runtime_handler, name);
+            let status = cri.exit(&ending.id).await;
+            assert_eq!((status.exit_code, status.reason.as_str()), (42, "Error"), "{name}: ended without a daemon");
+            assert!(status.finished_at > status.started_at, "{status:?}");
+            assert_eq!(cri.status(&ended.id).await.expect("ContainerStatus"), *ended, "{name}: ended before");
+            assert_eq!(cri.container_pid(&ticking.id).await, *process, "{name}");
+            assert_eq!(cri.output(&ticking.id, &["echo", "exec works"]).await, "exec works", "{name}");
+            // What was created is started by the next daemon.
+            cri.start(&created.id).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            let look = || log::texts(&log::read(&created.log), "stdout");
+            tools::becomes("it is ready", look, |texts| texts.iter().any(|text| text == "ready")).await;
+            cri.stop(&created.id, 5).await.expect("StopContainer");
+            assert_eq!(cri.exit(&created.id).await.exit_code, 0, "{name}");
+            // Rotation and new containers work as before.
+            tools::run(std::process::Command::new("mv").args([ticking.log.clone(), format!("{}.1", ticking.log)]));
+            cri.reopen_log(&ticking.id).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            tools::becomes("it logs on", || log::read(&ticking.log).len(), |count| *count > 0).await;
+            let new = cri.run(pod, container_config(&image, "new", WAIT)).await;
+            assert!(cri.output(&new.id, &["ip", "-o", "-4", "address"]).await.contains(&format!("{ip}/")), "{name}");
+            cri.stop(&ticking.id, 5).await.expect("StopContainer");
+            assert_eq!(cri.exit(&ticking.id).await.exit_code, 5, "{name}: its end is seen by the next daemon");
+            cri.remove(&ticking.id).await.expect("RemoveContainer");
+            cri.end_pod(&pod.id).await;
+        }
+        cri.remove_pod(&stopped.id).await.expect("RemovePodSandbox");
+        assert_eq!(cri.pods().await, []);
+    });
+}
+
+async fn sorted_pods(cri: &e2e::Cri) -> Vec<v1::PodSandbox> {
+    let mut pods = cri.pods().await;
+    pods.sort_by(|a, b| a.id.cmp(&b.id));
+    pods
+}
+
+#[test]
+fn an_orderly_restart_changes_nothing() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let pod = cri.run_pod(world.pod_config("stays"), "").await.expect("RunPodSandbox");
+        let container = cri.run(&pod, container_config(&image, "main", WAIT)).await;
+        let before = world.settled().await;
+        let status = cri.status(&container.id).await.expect("ContainerStatus");
+        assert!(world.end_daemon(), "{}", world.log_tail());
+        assert!(!world.path("crio.sock").exists());
+        world.start_daemon().await;
+        assert_eq!(cri.status(&container.id).await.expect("ContainerStatus"), status);
+        world.assert_nothing_since(&before).await;
+        assert!(before.since(&world.snapshot()).is_empty(), "{}", before.since(&world.snapshot()));
+    });
+}
+
+#[test]
+fn pods_half_made_when_the_daemon_dies_are_undone() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let keeper = cri.run_pod(world.pod_config("keeper"), "").await.expect("RunPodSandbox");
+        let kept = cri.run(&keeper, container_config(&image, "main", WAIT)).await;
+        let before = world.settled().await;
+        let mut configs = Vec::new();
+        // The later the daemon dies, the more is half made; each round dies elsewhere.
+        for pause in [15, 60, 150, 350] {
+            let round: Vec<_> = (0..PODS_AT_ONCE).map(|n| world.pod_config(&format!("pod-{pause}-{n}"))).collect();
+            let tasks: Vec<_> = round
+                .iter()
+                .map(|config| {
+                    let (cri, config, image) = (world.cri(), config.clone(), image.clone());
+                    tokio::spawn(async move {
+                        let Ok(pod) = cri.run_pod(config, "").await else { return };
+                        let Ok(container) = cri.create(&pod, container_config(&image, "main", WAIT)).await else {
+                            return;
+                        };
+                        let _ = cri.start(&container.id).await;
+                    })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            world.kill_daemon();
+            for task in tasks {
+                task.await.expect("a client");
+            }
+            world.start_daemon().await;
+            // What the daemon says is there is all there is, and it is whole.
+            let pods = cri.pods().await;
+            let since = world.settled().await.since(&before);
+            let ready = pods.iter().filter(|pod| pod.state() == v1::PodSandboxState::SandboxReady).count();
+            eprintln!(
+                "after {pause} ms: {} pods, {} containers",
+                pods.len() - 1,
+                cri.find(v1::ContainerFilter::default()).await.len() - 1
+            );
+            assert_eq!(ready, pods.len(), "{pods:#?}");
+            assert_eq!(since.of_kind("lease").len(), pods.len() - 1, "{since}");
+            assert_eq!(since.of_kind("cni-result").len(), pods.len() - 1, "{since}");
+            let net_pins = since.of_kind("pin").iter().filter(|pin| pin.starts_with("net")).count();
+            assert_eq!(net_pins, pods.len() - 1, "{since}");
+            let containers = cri.containers(v1::ContainerFilter::default()).await;
+            assert_eq!(since.of_kind("record").len(), pods.len() - 1 + containers.len() - 1, "{since}");
+            for pod in &pods {
+                assert!(!cri.pod_ip(&pod.id).await.is_empty());
+            }
+            configs.push(round);
+            // The retry of the client succeeds for every one of them.
+            for config in configs.last().expect("a round") {
+                let pod = cri.run_pod(config.clone(), "").await.expect("RunPodSandbox");
+                let container =
+                    cri.create(&pod, container_config(&image, "main", WAIT)).await.expect("CreateContainer");
+                let state = cri.status(&container.id).await.expect("ContainerStatus").state();
+                if state == v1::ContainerState::ContainerCreated {
+                    cri.start(&container.id).await.expect("StartContainer");
+                }
+                assert_eq!(cri.output(&container.id, &["echo", "alive"]).await, "alive");
+                cri.end_pod(&pod.id).await;
+                let _ = std::fs::remove_dir_all(&config.log_directory);
+            }
+            assert_eq!(cri.pods().await.len(), 1);
+            world.assert_nothing_since(&before).await;
+        }
+        assert_eq!(cri.output(&kept.id, &["echo", "untouched"]).await, "untouched");
+    });
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_removes_is_followed_by_one_that_can() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let warm = cri.run_pod(world.pod_config("warm"), "").await.expect("RunPodSandbox");
+        cri.end_pod(&warm.id).await;
+        let _ = std::fs::remove_dir_all(&warm.config.log_directory);
+        let before = world.settled().await;
+        for pause in [10, 40, 120] {
+            let mut pods = Vec::new();
+            for number in 0..6 {
+                let pod =
+                    cri.run_pod(world.pod_config(&format!("pod-{pause}-{number}")), "").await.expect("RunPodSandbox");
+                cri.run(&pod, container_config(&image, "main", WAIT)).await;
+                pods.push(pod);
+            }
+            let tasks: Vec<_> = pods
+                .iter()
+                .map(|pod| {
+                    let (cri, id) = (world.cri(), pod.id.clone());
+                    tokio::spawn(async move {
+                        if cri.stop_pod(&id).await.is_ok() {
+                            let _ = cri.remove_pod(&id).await;
+                        }
+                    })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            world.kill_daemon();
+            for task in tasks {
+                task.await.expect("a client");
+            }
+            world.start_daemon().await;
+            for pod in &pods {
+                cri.end_pod(&pod.id).await;
+                let _ = std::fs::remove_dir_all(&pod.config.log_directory);
+            }
+            assert_eq!(cri.pods().await, []);
+            world.assert_nothing_since(&before).await;
+        }
+    });
+}
