@@ -448,6 +448,7 @@ pub fn fuzz_stats(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write as _;
 
     use super::*;
 
@@ -475,7 +476,7 @@ mod tests {
         for (path, content) in files {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
+            fs::File::create(path).unwrap().write_all(content.as_bytes()).unwrap();
         }
     }
 
