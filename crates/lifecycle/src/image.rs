@@ -336,10 +336,12 @@ fn names_of(image: &Image) -> (Vec<String>, Vec<String>) {
 /// `name` exactly, `prefix*`, or `*keyword*`; in any case. Source: CRI-O's `pinned_images`.
 fn is_pinned_by(name: &str, pin: &str) -> bool {
     let (name, pin) = (name.to_lowercase(), pin.to_lowercase());
-    match (pin.strip_prefix('*'), pin.strip_suffix('*')) {
-        (Some(rest), Some(_)) => rest.strip_suffix('*').is_some_and(|keyword| name.contains(keyword)),
-        (None, Some(prefix)) => name.starts_with(prefix),
-        _ => name == pin || Reference::parse(&pin).is_ok_and(|reference| reference.to_string() == name),
+    let Some(glob) = pin.strip_suffix('*') else {
+        return name == pin || Reference::parse(&pin).is_ok_and(|reference| reference.to_string() == name);
+    };
+    match glob.strip_prefix('*') {
+        Some(keyword) => name.contains(keyword),
+        None => name.starts_with(glob),
     }
 }
 

@@ -1,3 +1,4 @@
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 use super::*;
