@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use config::MonitorCgroup;
 use confinement::seccomp::ResolveProfileError;
 use domain::container::{ContainerConfig, ContainerState, Signal};
 use domain::id::{ContainerId, SandboxId};
@@ -29,6 +30,7 @@ use state_store::metadata::RecordMetadata;
 use thiserror::Error;
 
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
+use crate::handler::Handler;
 use crate::image::LocalImage;
 use crate::mounts::ResolveMountError;
 use crate::node::Node;
@@ -416,6 +418,7 @@ impl Node {
             keeps_stdin_open: plan.config.stdin && !plan.config.stdin_once,
         };
         let parent = &plan.sandbox.config.cgroup_parent;
+        self.push_runtime_undo(handler, parent, &plan.id, undo);
         let created = handler
             .runtime
             .create(&request, |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, plan.id.as_str(), pid))
@@ -424,14 +427,6 @@ impl Node {
                 container: plan.name.clone(),
                 source: Box::new(source),
             })?;
-        let (runtime, id) = (handler.runtime.clone(), plan.id.clone());
-        undo.push("delete at the runtime", move || {
-            let (runtime, id) = (runtime.clone(), id.clone());
-            async move {
-                runtime.delete(&id, runtime_client::Force::Yes).await?;
-                Ok(())
-            }
-        });
         let parts = ContainerParts {
             id: plan.id.clone(),
             sandbox: plan.sandbox.id.clone(),
@@ -463,5 +458,33 @@ impl Node {
             .await
             .map_err(|source| CreateContainerError::Record { container: plan.name.clone(), source })?;
         Ok(container)
+    }
+
+    /// How to take back whatever runtime and monitor made of a container, however far they came.
+    pub(crate) fn push_runtime_undo(
+        self: &Arc<Self>,
+        handler: &Arc<Handler>,
+        cgroup_parent: &str,
+        id: &ContainerId,
+        undo: &mut Undo,
+    ) {
+        let (node, handler) = (Arc::clone(self), Arc::clone(handler));
+        let (parent, id) = (cgroup_parent.to_owned(), id.clone());
+        undo.push("delete at the runtime", move || {
+            let (node, handler, parent, id) = (Arc::clone(&node), Arc::clone(&handler), parent.clone(), id.clone());
+            async move {
+                handler.runtime.delete(&id, runtime_client::Force::Yes).await?;
+                node.remove_attach_link(id.as_str());
+                if handler.monitor_cgroup == MonitorCgroup::Sandbox {
+                    node.cgroups.remove_monitor(&parent, &id).await?;
+                }
+                Ok(())
+            }
+        });
+    }
+
+    /// The monitor makes a link to the bundle beside the sockets; a missing one is as good as a removed one.
+    pub(crate) fn remove_attach_link(&self, id: &str) {
+        let _ = std::fs::remove_file(self.config.runtime.container_attach_socket_dir.join(id));
     }
 }

@@ -13,7 +13,6 @@ use domain::security::NamespaceMode;
 use domain::spec::annotations::{SandboxFacts, filter_annotations, sandbox_annotations};
 use domain::spec::{Assembled, CapabilitySet, GeneratedFiles, InfraInputs, NamespacePaths, SelinuxLabels, infra_spec};
 use domain::user::{ResolveUserError, ResolvedUser, UserRequest, resolve_user};
-use runtime_client::Force;
 use runtime_client::create::{CreateError, CreateRequest};
 use thiserror::Error;
 
@@ -230,14 +229,7 @@ impl Node {
         };
         let handler = &plan.handler;
         let parent = &plan.config.cgroup_parent;
-        let (runtime, deleted) = (handler.runtime.clone(), id.clone());
-        undo.push("delete the infra container", move || {
-            let (runtime, id) = (runtime.clone(), deleted.clone());
-            async move {
-                runtime.delete(&id, Force::Yes).await?;
-                Ok(())
-            }
-        });
+        self.push_runtime_undo(handler, parent, &id, undo);
         let place = |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, id.as_str(), pid);
         let created =
             handler.runtime.create(&request, place).await.map_err(|error| InfraError::Create(Box::new(error)))?;

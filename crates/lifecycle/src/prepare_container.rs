@@ -30,6 +30,9 @@ use crate::sandbox::Sandbox;
 /// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
 const USER_FILE_MAX_BYTES: u64 = 16 << 20;
 
+/// The CRI's `user_specified_image`, which CRI-O does not keep and does not miss.
+pub(crate) const USER_SPECIFIED_IMAGE: &str = "io.kubernetes.cri-o.UserSpecifiedImage";
+
 /// What preparation leaves for the runtime.
 pub(crate) struct Prepared {
     pub(crate) directory: PathBuf,
@@ -285,7 +288,11 @@ impl PrepareJob {
             platform_runtime_path: String::new(),
         };
         let of_sandbox = filter_annotations(&sandbox.config.annotations, allowed).kept;
-        container_annotations(&facts, &of_sandbox, node.cgroups.kind())
+        let mut annotations = container_annotations(&facts, &of_sandbox, node.cgroups.kind());
+        if !config.image.user_specified_image.is_empty() {
+            annotations.insert(USER_SPECIFIED_IMAGE.to_owned(), config.image.user_specified_image.clone());
+        }
+        annotations
     }
 
     fn namespaces(&self) -> NamespacePaths {

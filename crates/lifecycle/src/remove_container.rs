@@ -70,15 +70,11 @@ impl Node {
             .map_err(|source| RemoveContainerError::Stop { container: id.clone(), source })?;
         let _changing = container.changing.lock().await;
         self.release(container).await;
-        let link = self.config.runtime.container_attach_socket_dir.join(id.as_str());
+        self.remove_attach_link(id.as_str());
         let (store, store_id) = (Arc::clone(&self.store), id.clone());
-        blocking::run("remove container", move || {
-            // The monitor made it beside the sockets; a missing one is as good as a removed one.
-            let _ = std::fs::remove_file(link);
-            store.remove_container(&store_id)
-        })
-        .await
-        .map_err(|source| RemoveContainerError::Store { container: id.clone(), source })?;
+        blocking::run("remove container", move || store.remove_container(&store_id))
+            .await
+            .map_err(|source| RemoveContainerError::Store { container: id.clone(), source })?;
         self.objects.remove_container(id);
         Ok(())
     }

@@ -115,8 +115,7 @@ impl Node {
         }
         if let Some(infra) = &sandbox.infra {
             self.release(infra).await;
-            let link = self.config.runtime.container_attach_socket_dir.join(id.as_str());
-            let _ = std::fs::remove_file(link);
+            self.remove_attach_link(id.as_str());
             self.objects.remove_container(&infra.id);
         }
         self.cgroups

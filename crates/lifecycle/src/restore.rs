@@ -26,6 +26,7 @@ use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser}
 use crate::handler::Handler;
 use crate::infra::infra_config;
 use crate::node::Node;
+use crate::prepare_container::USER_SPECIFIED_IMAGE;
 use crate::run_sandbox::unpin;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
 use crate::stop_sandbox::is_marked_stopped;
@@ -259,8 +260,7 @@ impl Node {
         if let Err(error) = handler.runtime.delete(id, Force::Yes).await {
             tracing::error!(container.id = %id, error = %chain(&error), "the runtime does not let go of an unfinished container");
         }
-        let link = self.config.runtime.container_attach_socket_dir.join(id.as_str());
-        let _ = std::fs::remove_file(link);
+        self.remove_attach_link(id.as_str());
         let (store, removed) = (Arc::clone(&self.store), id.clone());
         if let Err(error) = blocking::run("remove container", move || store.remove_container(&removed)).await {
             tracing::error!(container.id = %id, error = %chain(&error), "removing an unfinished container failed");
@@ -367,7 +367,7 @@ fn container_parts(found: &Found, facts: ContainerFacts, sandbox: &Sandbox) -> C
         metadata: facts.metadata,
         image: ImageSpec {
             image: facts.image.clone(),
-            user_specified_image: facts.image.clone(),
+            user_specified_image: spec.annotations.get(USER_SPECIFIED_IMAGE).cloned().unwrap_or_default(),
             ..ImageSpec::default()
         },
         labels: facts.labels,

@@ -74,18 +74,18 @@ impl Node {
             return Err(StartContainerError::NotCreated { container: container.id.clone(), state: state.word() });
         };
         let before = executable_of(init);
+        // Taken before the program can run, so that none ends before it began.
+        let started = clock::now();
         if let Err(source) = container.handler.runtime.start(&container.id).await {
             let error = StartContainerError::Runtime { container: container.id.clone(), source };
-            let now = clock::now();
             let _ = runtime_client::process::signal(init, 9);
             let message = crate::undo::chain(&error);
-            let exit = Exit { code: 128, finished: now, is_oom_killed: false, error: message };
+            let exit = Exit { code: 128, finished: clock::now(), is_oom_killed: false, error: message };
             self.enter_exited(container, exit).await;
             drop(changing);
             self.release(container).await;
             return Err(error);
         }
-        let started = clock::now();
         wait_for_exec(init, before).await;
         let running = ContainerState::Running { init, started };
         let (stored, directory) = (container.stored(running.clone()), container.directory.clone());

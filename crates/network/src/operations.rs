@@ -232,11 +232,13 @@ impl Network {
         deadline: Instant,
     ) -> Result<(), Box<ChainError>> {
         let previous = result.filter(|_| list.version >= Version::CHECK);
+        let mut first = Ok(());
         for plugin in list.plugins.iter().rev() {
             let outcome = self.call(list, plugin, Verb::Del, runtime, previous, deadline).await;
-            outcome.map_err(|source| failed_step(plugin, "delete", source))?;
+            // One that fails does not keep the others from giving back what they hold; libcni stops here and leaks it.
+            first = first.and(outcome.map(drop).map_err(|source| failed_step(plugin, "delete", source)));
         }
-        Ok(())
+        first
     }
 
     /// Detaches the sandbox from whatever it is attached to, within [`DEL_LIMIT`], and forgets the result.
