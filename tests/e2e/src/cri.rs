@@ -266,7 +266,6 @@ impl Cri {
     pub async fn run_to_end(&self, pod: &Pod, config: v1::ContainerConfig) -> (v1::ContainerStatus, Vec<String>) {
         let container = self.run(pod, config).await;
         let status = self.exit(&container.id).await;
-        assert!(status.started_at >= status.created_at && status.finished_at >= status.started_at, "{status:?}");
         (status, crate::log::texts(&crate::log::read(&container.log), "stdout"))
     }
 

@@ -28,6 +28,8 @@ const LOG_TAIL_LINES: usize = 20;
 const LOG_LINE_MAX: usize = 600;
 /// Where the registry of every world listens; each has its own network.
 const REGISTRY_PORT: u16 = 5000;
+/// Where registries.conf allows registries without TLS.
+pub const INSECURE_PORTS: std::ops::Range<u16> = 5000..5032;
 
 /// Which programs stand behind a runtime handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +133,9 @@ impl World {
             scratch.join("etc-containers/policy.json"),
             r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
         );
-        let insecure: String = [5000, 5001, 5002, 5003]
+        let insecure: String = INSECURE_PORTS
             .map(|port| format!("[[registry]]\nlocation = \"127.0.0.1:{port}\"\ninsecure = true\n"))
-            .concat();
+            .collect();
         tools::write(scratch.join("etc-containers/registries.conf"), insecure);
         let storage = format!(
             "[storage]\ndriver = \"overlay\"\ngraphroot = \"{0}/storage\"\nrunroot = \"{0}/run\"\n",

@@ -142,6 +142,10 @@ fn how_a_container_ended_is_told() {
                 handler.name
             );
         }
+        // However short it was.
+        let (status, _) = cri.run_to_end(pod, shell(image, "short", "exit 0")).await;
+        let is_in_order = status.created_at <= status.started_at && status.started_at <= status.finished_at;
+        assert!(is_in_order, "created, started, finished: {status:?}");
         // Killed from outside: the signal itself is seen.
         let victim = cri.run(pod, container_config(image, "victim", WAIT)).await;
         let process = cri.container_pid(&victim.id).await;

@@ -192,6 +192,7 @@ fn a_daemon_that_dies_while_it_removes_is_followed_by_one_that_can() {
         let cri = world.cri();
         let image = world.busybox().await;
         let warm = cri.run_pod(world.pod_config("warm"), "").await.expect("RunPodSandbox");
+        cri.run(&warm, container_config(&image, "main", WAIT)).await;
         cri.end_pod(&warm.id).await;
         let _ = std::fs::remove_dir_all(&warm.config.log_directory);
         let before = world.settled().await;

