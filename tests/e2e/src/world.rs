@@ -23,6 +23,9 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// Everything a scenario does; one that hangs fails while its world can still be looked at.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(200);
+/// How every scenario's network and cgroup are called; the process follows, and a number.
+const PREFIX: &str = "e2e-";
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// How much of the daemon's log a failure shows; the rest is in the directory that is kept.
 const LOG_TAIL_LINES: usize = 20;
 const LOG_LINE_MAX: usize = 600;
@@ -99,6 +102,57 @@ pub(crate) fn path_variable() -> String {
     format!("{}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", std::env::var("PATH").unwrap_or_default())
 }
 
+fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // It may have ended by now.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// A top cgroup and all beneath it, in every hierarchy, outermost first.
+fn cgroups_beneath(name: &str) -> BTreeSet<PathBuf> {
+    fn descend(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+        let Ok(entries) = std::fs::read_dir(directory) else { return };
+        found.insert(directory.to_owned());
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            descend(&entry.path(), found);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let root = Path::new(CGROUPS);
+    descend(&root.join(name), &mut found);
+    for hierarchy in tools::names(root) {
+        descend(&root.join(hierarchy).join(name), &mut found);
+    }
+    found
+}
+
+/// Removes a top cgroup, and ends whatever still runs in it.
+fn remove_cgroups(name: &str) {
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    while !cgroups_beneath(name).is_empty() && Instant::now() < deadline {
+        for directory in cgroups_beneath(name).iter().rev() {
+            let processes = tools::read(directory.join("cgroup.procs"));
+            processes.lines().filter_map(|line| line.parse().ok()).for_each(kill);
+            let _ = std::fs::remove_dir(directory);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends what runs of a test that was killed and could not tidy up: everything else of it went with its process.
+fn sweep() {
+    let root = Path::new(CGROUPS);
+    let hierarchies = tools::names(root).into_iter().flat_map(|name| tools::names(root.join(name)));
+    let names: BTreeSet<String> = tools::names(root).into_iter().chain(hierarchies).collect();
+    for name in names {
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            remove_cgroups(&name);
+        }
+    }
+}
+
 /// Where cargo put the daemon: beside the directory of the test's own executable.
 fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("an executable");
@@ -110,7 +164,8 @@ impl World {
     fn new(setup: Setup) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("e2e-{}-{number}", std::process::id());
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        sweep();
         let base = std::env::var("E2E_SCRATCH").unwrap_or_else(|_| "/var/tmp".to_owned());
         // Short, because sockets lie 74 characters below it and the path of one may have 107.
         let scratch = tempfile::Builder::new().prefix("e2e.").tempdir_in(base).expect("a directory").keep();
@@ -413,20 +468,7 @@ enable_nri = false
 
     /// The cgroups of the scenario, outermost first.
     pub(crate) fn cgroups(&self) -> BTreeSet<PathBuf> {
-        fn descend(directory: &Path, found: &mut BTreeSet<PathBuf>) {
-            let Ok(entries) = std::fs::read_dir(directory) else { return };
-            found.insert(directory.to_owned());
-            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-                descend(&entry.path(), found);
-            }
-        }
-        let mut found = BTreeSet::new();
-        let root = Path::new("/sys/fs/cgroup");
-        descend(&root.join(&self.name), &mut found);
-        for hierarchy in tools::names(root) {
-            descend(&root.join(hierarchy).join(&self.name), &mut found);
-        }
-        found
+        cgroups_beneath(&self.name)
     }
 
     /// Every process of the scenario but those that hold it up: in its cgroups or namespaces, or naming its directory.
@@ -525,29 +567,38 @@ enable_nri = false
         self.cgroups().into_iter().filter(|path| path.ends_with(&self.name)).collect()
     }
 
+    /// The processes of the scenario that have the text in their command line.
+    #[must_use]
+    pub fn find_processes(&self, text: &str) -> Vec<i32> {
+        self.processes().into_iter().filter(|(_, command)| command.contains(text)).map(|(pid, _)| pid).collect()
+    }
+
+    /// Ends one process of the scenario by force.
+    pub fn kill_process(&self, pid: i32) {
+        kill(pid);
+    }
+
+    /// Ends every pod's processes and monitors by force, as a reboot does.
+    pub fn end_processes(&self) {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let processes = self.processes();
+            processes.iter().for_each(|(pid, _)| kill(*pid));
+            if processes.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Ends everything by force.
     fn destroy(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        let deadline = Instant::now() + SETTLE_LIMIT;
-        loop {
-            let processes = self.processes();
-            for (pid, _) in &processes {
-                if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
-            }
-            let cgroups = self.cgroups();
-            for directory in cgroups.iter().rev() {
-                let _ = std::fs::remove_dir(directory);
-            }
-            if (processes.is_empty() && self.cgroups().is_empty()) || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.end_processes();
+        remove_cgroups(&self.name);
         self.registries.clear();
     }
 }

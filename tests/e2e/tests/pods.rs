@@ -76,6 +76,42 @@ fn a_pod_has_an_address_and_its_containers_share_it() {
 }
 
 #[test]
+fn a_pod_has_addresses_of_both_families_where_the_network_gives_them() {
+    let network = r#"{"cniVersion": "1.0.0", "name": "dual", "plugins": [
+        {"type": "bridge", "bridge": "pods0", "isGateway": true,
+         "ipam": {"type": "host-local", "dataDir": "@ROOT@/ipam",
+                  "ranges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd99::/64"}]],
+                  "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}]}"#;
+    let setup = Setup { network: Some(network.to_owned()), ..Setup::default() };
+    scenario(setup, async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let mut config = world.pod_config("dual");
+        config.port_mappings = vec![v1::PortMapping {
+            protocol: v1::Protocol::Tcp.into(),
+            container_port: 80,
+            host_port: 18090,
+            host_ip: String::new(),
+        }];
+        let pod = cri.run_pod(config, "").await.expect("RunPodSandbox");
+        let network = cri.pod_status(&pod.id).await.expect("PodSandboxStatus").network.expect("a network");
+        assert!(network.ip.starts_with("10.99.0."), "{network:?}");
+        assert_eq!(network.additional_ips.len(), 1, "{network:?}");
+        let second = network.additional_ips[0].ip.clone();
+        assert!(second.starts_with("fd99::"), "{network:?}");
+        let mut server = web_server(&image, "web", 80, "both");
+        server.command[2] = server.command[2].replace("-p 80", "-p [::]:80");
+        cri.run(&pod, server).await;
+        for address in [format!("{}:80", network.ip), format!("[{second}]:80"), "127.0.0.1:18090".to_owned()] {
+            assert_eq!(page(world, &address).await, "both", "{address}");
+        }
+        world.kill_daemon();
+        world.start_daemon().await;
+        assert_eq!(cri.pod_status(&pod.id).await.expect("PodSandboxStatus").network, Some(network));
+    });
+}
+
+#[test]
 fn host_ports_answer_on_every_address_of_the_node() {
     scenario(Setup::default(), async |world| {
         let cri = world.cri();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cri_api::v1;
 use e2e::cri::{WAIT, container_config};
+use e2e::image::{Archive, Compression, Format, Recipe};
 use e2e::world::HANDLERS;
 use e2e::{Setup, log, scenario, tools};
 
@@ -227,6 +228,114 @@ fn a_daemon_that_dies_while_it_removes_is_followed_by_one_that_can() {
             }
             assert_eq!(cri.pods().await, []);
             world.assert_nothing_since(&before).await;
+        }
+    });
+}
+
+#[test]
+fn directories_without_a_record_are_removed() {
+    scenario(Setup::default(), async |world| {
+        let before = world.settled().await;
+        world.kill_daemon();
+        // What a daemon that dies between making them and recording their container leaves.
+        let id = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+        for path in ["storage/overlay-containers", "run/overlay-containers"] {
+            tools::write(world.path(path).join(id).join("userdata/config.json"), "{}");
+        }
+        let layer = world.path("storage/overlay").join(id);
+        tools::write(layer.join("diff/file"), "half made");
+        world.start_daemon().await;
+        world.assert_nothing_since(&before).await;
+    });
+}
+
+#[test]
+fn a_pull_the_daemon_dies_in_is_forgotten_and_can_be_repeated() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let before = world.settled().await;
+        let mut recipe = Recipe::busybox(Format::Oci);
+        for number in 0..12_u8 {
+            let noise: Vec<u8> =
+                (0..1 << 18).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ number).collect();
+            recipe = recipe.layer(Archive::default().file("noise", 0o644, &noise).finish(), Compression::Gzip);
+        }
+        let image = recipe.build();
+        let name = world.registry().push(world, "e2e/many:1", &image);
+        for pause in [5, 20, 60, 120] {
+            let pull = {
+                let (cri, name) = (world.cri(), name.clone());
+                tokio::spawn(async move { cri.pull(&name).await.is_ok() })
+            };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            world.kill_daemon();
+            let is_pulled = pull.await.expect("a client");
+            world.start_daemon().await;
+            let found = cri.image(&name).await;
+            eprintln!("after {pause} ms: pulled {is_pulled}, there {}", found.is_some());
+            assert!(found.is_some() || !is_pulled, "an image that was pulled is lost");
+        }
+        assert_eq!(cri.pull(&name).await.expect("PullImage"), image.id());
+        let pod = cri.run_pod(world.pod_config("look"), "").await.expect("RunPodSandbox");
+        let (status, output) =
+            cri.run_to_end(&pod, container_config(&name, "look", &["sh", "-c", "wc -c < /noise"])).await;
+        assert_eq!((status.exit_code, output), (0, vec![(1 << 18).to_string()]));
+        cri.end_pod(&pod.id).await;
+        cri.remove_image(&image.id()).await.expect("RemoveImage");
+        let left = world.settled().await.since(&before);
+        let layers: Vec<_> = left.of_kind("file").into_iter().filter(|path| path.contains("/overlay/")).collect();
+        assert_eq!(layers, Vec::<&str>::new(), "layers of an image that is gone");
+    });
+}
+
+#[test]
+fn after_a_reboot_nothing_is_left_of_the_pods_before() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let before = world.settled().await;
+        for handler in HANDLERS {
+            let pod = cri.run_pod(world.pod_config(handler.name), handler.name).await.expect("RunPodSandbox");
+            cri.run(&pod, container_config(&image, "main", WAIT)).await;
+        }
+        world.kill_daemon();
+        // A reboot ends every process and empties /run, the version file with it.
+        world.end_processes();
+        std::fs::remove_file(world.path("version")).expect("removes");
+        world.start_daemon().await;
+        assert_eq!(cri.pods().await, []);
+        assert_eq!(cri.containers(v1::ContainerFilter::default()).await, []);
+        assert!(cri.image(&image).await.is_some(), "images stay");
+        let left = world.settled().await.since(&before);
+        for kind in ["process", "mount", "pin", "lease", "record", "cni-result"] {
+            assert_eq!(left.of_kind(kind), Vec::<&str>::new(), "{kind}");
+        }
+        let pod = cri.run_pod(world.pod_config("new"), "").await.expect("RunPodSandbox");
+        cri.run(&pod, container_config(&image, "main", WAIT)).await;
+    });
+}
+
+#[test]
+fn containers_whose_monitor_was_killed_do_not_run_for_ever() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        for handler in HANDLERS {
+            let name = handler.name;
+            let pod = cri.run_pod(world.pod_config(name), name).await.expect("RunPodSandbox");
+            let container = cri.run(&pod, container_config(&image, "main", WAIT)).await;
+            let process = cri.container_pid(&container.id).await;
+            let monitors = world.find_processes(&container.id);
+            assert_eq!(monitors.len(), 1, "{name}: {monitors:?}");
+            world.kill_process(monitors[0]);
+            // The container may go on or end, but it is never told to run when it does not, and it can be ended.
+            cri.stop(&container.id, 5).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            let status = cri.exit(&container.id).await;
+            assert!(status.finished_at >= status.started_at, "{name}: {status:?}");
+            let command = tools::read(format!("/proc/{process}/cmdline"));
+            assert!(!command.contains("sleep 3600"), "{name}: still runs: {command}");
+            cri.remove(&container.id).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            cri.end_pod(&pod.id).await;
         }
     });
 }

@@ -7,6 +7,7 @@ use cri_api::v1;
 use e2e::cri::{WAIT, container_config};
 use e2e::image::{Archive, Compression, Format, Recipe};
 use e2e::liar::{Liar, Lie};
+use e2e::world::HANDLERS;
 use e2e::{Setup, World, scenario, tools};
 
 /// How many times a request is sent at once.
@@ -125,14 +126,16 @@ fn what_is_not_there_is_stopped_and_removed_already() {
     });
 }
 
-/// Runs a pod and takes it away again, so that what the first one leaves for the others is there.
+/// Runs a pod of each handler and takes it away again, so that what the first one leaves for the others is there.
 async fn warm_up(world: &World) -> e2e::snapshot::Snapshot {
     let cri = world.cri();
     let image = world.busybox().await;
-    let pod = cri.run_pod(world.pod_config("warm-up"), "").await.expect("RunPodSandbox");
-    cri.run(&pod, container_config(&image, "main", WAIT)).await;
-    cri.end_pod(&pod.id).await;
-    std::fs::remove_dir_all(&pod.config.log_directory).expect("removes the logs");
+    for handler in HANDLERS {
+        let pod = cri.run_pod(world.pod_config("warm-up"), handler.name).await.expect("RunPodSandbox");
+        cri.run(&pod, container_config(&image, "main", WAIT)).await;
+        cri.end_pod(&pod.id).await;
+        remove_logs(&pod.config);
+    }
     world.settled().await
 }
 
@@ -221,12 +224,28 @@ fn a_client_that_gives_up_waiting_finds_the_work_going_on() {
 }
 
 #[test]
+fn a_pull_that_nobody_waits_for_is_finished() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let archive = Archive::default().file("late", 0o644, b"late").finish();
+        let image = Recipe::new(Format::Oci).layer(archive, Compression::Gzip).build();
+        let liar = Liar::start(world, 5002, image.clone(), Lie::Late(Duration::from_millis(800)));
+        let name = format!("{}/e2e/late:1", liar.host());
+        let given_up = tokio::time::timeout(Duration::from_millis(300), cri.pull(&name)).await;
+        assert!(given_up.is_err(), "{given_up:?}");
+        // The client's next attempt joins the first one.
+        assert_eq!(cri.pull(&name).await.expect("PullImage"), image.id());
+        assert_eq!(liar.layer_requests(), 1);
+    });
+}
+
+#[test]
 fn a_container_that_cannot_be_made_leaves_nothing() {
     scenario(Setup::default(), async |world| {
         let cri = world.cri();
         let before_all = warm_up(world).await;
         let image = world.busybox().await;
-        for handler in ["crun", "runc", "crun-conmon", "runc-conmon"] {
+        for handler in HANDLERS.map(|handler| handler.name) {
             let pod = cri.run_pod(world.pod_config(handler), handler).await.expect("RunPodSandbox");
             let before = world.settled().await;
             let mut missing_mount = container_config(&image, "mount", WAIT);
