@@ -20,6 +20,8 @@ pub(crate) async fn remove_container(
 fn code(error: &RemoveContainerError) -> Code {
     match error {
         RemoveContainerError::Lookup(_) => Code::InvalidArgument,
-        RemoveContainerError::Stop { .. } | RemoveContainerError::Store { .. } => Code::Unknown,
+        RemoveContainerError::Release(_) | RemoveContainerError::Stop { .. } | RemoveContainerError::Store { .. } => {
+            Code::Unknown
+        }
     }
 }

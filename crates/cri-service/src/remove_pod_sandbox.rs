@@ -21,6 +21,7 @@ fn code(error: &RemoveSandboxError) -> Code {
     match error {
         RemoveSandboxError::Lookup(_) => Code::InvalidArgument,
         RemoveSandboxError::Record { .. }
+        | RemoveSandboxError::Release(_)
         | RemoveSandboxError::Stop { .. }
         | RemoveSandboxError::Container { .. }
         | RemoveSandboxError::Cgroup { .. }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use domain::digest::Digest;
-use domain::id::{ImageId, LayerId};
+use domain::id::{ContainerId, ImageId, LayerId};
 use durable::Durability;
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +26,8 @@ use crate::types::MANIFEST_KEY;
 
 /// Largest manifest looked at for repair.
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
+/// Where containers have their directories, below root and run root.
+const CONTAINERS: &str = "overlay-containers";
 /// What `durable` calls files being written.
 const TEMPORARY_PREFIX: &str = ".tmp-";
 
@@ -46,6 +48,7 @@ impl Store {
             self.drop_dead_records(&mut layers, &containers)?;
             self.remove_unmentioned_layers(&layers, &mut away);
             self.remove_unmentioned_images(&images);
+            self.remove_unmentioned_containers(&containers);
             let pending: Vec<String> = leftovers.pending.iter().flat_map(|id| chain_of(&layers, id.as_str())).collect();
             let doomed = self.unused(&layers, &images, &containers, &pending);
             if self.remove_layers(&mut layers, &doomed, &mut away).is_err() {
@@ -133,6 +136,33 @@ impl Store {
                 && let Err(error) = remove_tree(&self.image_dir(&image))
             {
                 tell("data of an image no record mentions could not be removed", &error);
+            }
+        }
+    }
+
+    /// Directories of containers whose creation ended before they were recorded. The lock keeps others from creating.
+    fn remove_unmentioned_containers(&self, containers: &Guard<'_, ContainerRecord>) {
+        let mut known: HashSet<String> = containers.iter().map(|row| row.id.clone()).collect();
+        // Whoever uses the same root with the other setting of `transient_store` keeps volatile records elsewhere.
+        for home in [self.root(), self.runroot()] {
+            let path = home.join(CONTAINERS).join("volatile-containers.json");
+            if let Ok(Some(bytes)) = read_regular(&path, u64::from(u32::MAX)) {
+                let rows: Vec<ContainerRecord> = serde_json::from_slice(&bytes).unwrap_or_default();
+                known.extend(rows.into_iter().map(|row| row.id));
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for home in [self.root(), self.runroot()] {
+            for id in names_in(&home.join(CONTAINERS)) {
+                if ContainerId::parse(&id).is_err() || known.contains(&id) {
+                    continue;
+                }
+                let path = home.join(CONTAINERS).join(&id);
+                if mounts.contains(&format!("{}/", path.display())) {
+                    tracing::warn!(container.id = id, "files of a container no record mentions are mounted and stay");
+                } else if let Err(error) = remove_tree(&path) {
+                    tell("files of a container no record mentions could not be removed", &error);
+                }
             }
         }
     }

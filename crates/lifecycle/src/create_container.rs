@@ -473,11 +473,13 @@ impl Node {
         undo.push("delete at the runtime", move || {
             let (node, handler, parent, id) = (Arc::clone(&node), Arc::clone(&handler), parent.clone(), id.clone());
             async move {
-                handler.runtime.delete(&id, runtime_client::Force::Yes).await?;
+                // A runtime that cannot be run keeps the rest from going no more than it kept it from coming.
+                let deleted = handler.runtime.delete(&id, runtime_client::Force::Yes).await;
                 node.remove_attach_link(id.as_str());
                 if handler.monitor_cgroup == MonitorCgroup::Sandbox {
                     node.cgroups.remove_monitor(&parent, &id).await?;
                 }
+                deleted?;
                 Ok(())
             }
         });

@@ -18,6 +18,7 @@ use domain::container::{ContainerState, Exit};
 use domain::id::ContainerId;
 use runtime_client::{Force, process};
 use state_store::exit::{ExitRecord, load_exit};
+use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::container::Container;
@@ -95,7 +96,7 @@ impl Node {
         };
         self.enter_exited(container, exit).await;
         drop(changing);
-        self.release(container).await;
+        self.release_or_tell(container).await;
     }
 
     /// Moves a container to `Exited`, on disk first. The caller holds `changing`.
@@ -122,36 +123,50 @@ impl Node {
         }
     }
 
+    /// Gives back what an ended container held, and tells the operator if it cannot: its removal tries again.
+    pub(crate) async fn release_or_tell(self: &Arc<Self>, container: &Arc<Container>) {
+        if let Err(error) = self.release(container).await {
+            tracing::warn!(container.id = %container.id, error = %chain(&error), "an ended container still holds something");
+        }
+    }
+
     /// Gives back what an ended container held: leftover processes, runtime state and cgroup, the mount of its root.
     ///
-    /// Done once; whoever comes second waits and finds it done. What fails is tried again when it is removed.
-    pub(crate) async fn release(self: &Arc<Self>, container: &Arc<Container>) {
+    /// Done once; whoever comes second waits and finds it done. A step that fails does not keep the others.
+    pub(crate) async fn release(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), ReleaseError> {
         let mut is_released = container.is_released.lock().await;
         if *is_released {
-            return;
+            return Ok(());
         }
-        let runtime = &container.handler.runtime;
-        if !has_own_processes(container)
-            && let Err(error) = self.cgroups.empty_container(&container.cgroup_parent, &container.id).await
-        {
-            tracing::warn!(container.id = %container.id, error = %chain(&*error), "ending leftover processes failed");
+        let (id, parent) = (&container.id, &container.cgroup_parent);
+        let failed = |step: &'static str| move |source| ReleaseError { step, container: id.clone(), source };
+        let mut done = Ok(());
+        if !has_own_processes(container) {
+            let emptied = self.cgroups.empty_container(parent, id).await;
+            done = done.and(emptied.map_err(failed("end leftover processes")));
         }
-        if let Err(error) = runtime.delete(&container.id, Force::Yes).await {
-            tracing::warn!(container.id = %container.id, error = %chain(&error), "the runtime does not let go of an ended container");
-            return;
+        let deleted = container.handler.runtime.delete(id, Force::Yes).await;
+        done = done.and(deleted.map(drop).map_err(Into::into).map_err(failed("delete at the runtime")));
+        if container.handler.monitor_cgroup == MonitorCgroup::Sandbox {
+            let removed = self.cgroups.remove_monitor(parent, id).await;
+            done = done.and(removed.map_err(failed("remove the monitor's cgroup")));
         }
-        if container.handler.monitor_cgroup == MonitorCgroup::Sandbox
-            && let Err(error) = self.cgroups.remove_monitor(&container.cgroup_parent, &container.id).await
-        {
-            tracing::debug!(container.id = %container.id, error = %chain(&*error), "removing a monitor's cgroup failed");
-        }
-        let (store, id) = (Arc::clone(&self.store), container.id.clone());
-        if let Err(error) = blocking::run("unmount root", move || store.unmount(&id)).await {
-            tracing::warn!(container.id = %container.id, error = %chain(&error), "an ended container's root stays mounted");
-            return;
-        }
-        *is_released = true;
+        let (store, store_id) = (Arc::clone(&self.store), id.clone());
+        let unmounted = blocking::run("unmount root", move || store.unmount(&store_id)).await;
+        done = done.and(unmounted.map_err(Into::into).map_err(failed("unmount the root")));
+        *is_released = done.is_ok();
+        done
     }
+}
+
+/// Why an ended container still holds something of the node.
+#[derive(Debug, Error)]
+#[error("{step} of container {container}")]
+pub struct ReleaseError {
+    step: &'static str,
+    container: ContainerId,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// With a process namespace of its own, the kernel ends everything in it with its first process.

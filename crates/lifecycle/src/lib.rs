@@ -40,6 +40,7 @@ mod undo;
 
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
+pub use ends::ReleaseError;
 pub use exec_sync::{ExecSyncEnd, ExecSyncError};
 pub use image::{ImageFsUsage, ImageLookup, ImageStatus, ImagesError, RemoveImageError, ResolveNameError};
 pub use image_pull::ErrorKind as RegistryErrorKind;

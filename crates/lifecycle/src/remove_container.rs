@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::blocking;
 use crate::container::Container;
+use crate::ends::ReleaseError;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::stop_container::{Grace, StopContainerError};
@@ -32,6 +33,9 @@ pub enum RemoveContainerError {
         /// What failed.
         source: StopContainerError,
     },
+    /// The node's part in it could not be given back.
+    #[error(transparent)]
+    Release(ReleaseError),
     /// Its records or its root could not be removed.
     #[error("remove container {container}")]
     Store {
@@ -69,7 +73,7 @@ impl Node {
             .await
             .map_err(|source| RemoveContainerError::Stop { container: id.clone(), source })?;
         let _changing = container.changing.lock().await;
-        self.release(container).await;
+        self.release(container).await.map_err(RemoveContainerError::Release)?;
         self.remove_attach_link(id.as_str());
         let (store, store_id) = (Arc::clone(&self.store), id.clone());
         blocking::run("remove container", move || store.remove_container(&store_id))

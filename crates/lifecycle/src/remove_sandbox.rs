@@ -8,6 +8,7 @@ use state_store::intent::{Intent, SandboxIntent};
 use thiserror::Error;
 
 use crate::blocking;
+use crate::ends::ReleaseError;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::remove_container::RemoveContainerError;
@@ -52,6 +53,9 @@ pub enum RemoveSandboxError {
         /// What failed.
         source: Arc<RemoveContainerError>,
     },
+    /// The node's part in its infra container could not be given back.
+    #[error(transparent)]
+    Release(ReleaseError),
     /// Its cgroup could not be removed.
     #[error("remove cgroup of sandbox {sandbox}")]
     Cgroup {
@@ -114,7 +118,7 @@ impl Node {
             removed.map_err(|source| RemoveSandboxError::Container { sandbox: id.clone(), source })?;
         }
         if let Some(infra) = &sandbox.infra {
-            self.release(infra).await;
+            self.release(infra).await.map_err(RemoveSandboxError::Release)?;
             self.remove_attach_link(id.as_str());
             self.objects.remove_container(&infra.id);
         }

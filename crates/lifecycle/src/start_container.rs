@@ -83,7 +83,7 @@ impl Node {
             let exit = Exit { code: 128, finished: clock::now(), is_oom_killed: false, error: message };
             self.enter_exited(container, exit).await;
             drop(changing);
-            self.release(container).await;
+            self.release_or_tell(container).await;
             return Err(error);
         }
         wait_for_exec(init, before).await;
