@@ -165,7 +165,7 @@ container() {
 # What a pod may leave behind, by kind. Slices are not ours to remove: systemd makes them, and the kubelet owns them.
 leftovers() {
   systemctl list-units --all --plain --no-legend 'crio-*.scope' | awk '$2 != "not-found"'
-  find $unified -type d -name 'crio-*' ! -path '*/vm-command.service/*'
+  find $unified -type d -name 'crio-*'
   find /run/netns /run/ipcns /run/utsns /var/run/netns -type f 2>/dev/null
   grep -E ' /(var/lib|run)/containers/storage/overlay[^ ]*/(merged|shm)' /proc/self/mountinfo | cut -d' ' -f5
   pgrep -af crio-monitor
