@@ -221,6 +221,18 @@ pub enum TargetError {
     NotRunning,
 }
 
+/// "The pod's" namespace is the node's where the pod uses the node's.
+fn with_sandbox_namespaces(mut config: ContainerConfig, sandbox: &Sandbox) -> ContainerConfig {
+    let of_sandbox = &sandbox.config.security.namespaces;
+    let asked = &mut config.security.namespaces;
+    for (asked, of_sandbox) in [(&mut asked.network, of_sandbox.network), (&mut asked.ipc, of_sandbox.ipc)] {
+        if *asked == NamespaceMode::Pod && of_sandbox == NamespaceMode::Node {
+            *asked = NamespaceMode::Node;
+        }
+    }
+    config
+}
+
 /// What is decided before anything is made.
 struct Plan {
     id: ContainerId,
@@ -289,6 +301,7 @@ impl Node {
         if config.security.privileged && !sandbox.is_privileged() {
             return Err(CreateContainerError::NotPrivileged { sandbox: sandbox.id.clone() });
         }
+        let config = with_sandbox_namespaces(config, &sandbox);
         let image = self.local_image(&config.image.image).await.map_err(|source| CreateContainerError::Image {
             container: name.clone(),
             image: config.image.image.clone(),
