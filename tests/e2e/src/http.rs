@@ -1,11 +1,13 @@
 //! Just enough HTTP/1.1 to fill a registry and to ask a web server of a pod.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 /// A server that says nothing for this long is not there.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+/// Everything here is on one machine.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a server answered.
 #[derive(Debug)]
@@ -37,7 +39,8 @@ pub fn send(
     fields: &[(&str, &str)],
     body: &[u8],
 ) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect(address)?;
+    let address = address.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
     stream.set_read_timeout(Some(SILENCE_LIMIT))?;
     stream.set_write_timeout(Some(SILENCE_LIMIT))?;
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");

@@ -107,10 +107,9 @@ pub(crate) fn take(world: &World) -> Snapshot {
 
 /// Rules count packets, which is not a change.
 fn without_counters(rule: &str) -> String {
-    let mut words = rule.split(' ').peekable();
     let mut kept = Vec::new();
-    while let Some(word) = words.next() {
-        kept.push(if kept.last() == Some(&"packets") || kept.last() == Some(&"bytes") { "n" } else { word });
+    for word in rule.split(' ') {
+        kept.push(if matches!(kept.last(), Some(&"packets" | &"bytes")) { "n" } else { word });
     }
     kept.join(" ")
 }

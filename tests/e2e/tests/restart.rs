@@ -126,7 +126,7 @@ fn pods_half_made_when_the_daemon_dies_are_undone() {
         let before = world.settled().await;
         let mut configs = Vec::new();
         // The later the daemon dies, the more is half made; each round dies elsewhere.
-        for pause in [15, 60, 150, 350] {
+        for pause in [20, 150, 400, 900] {
             let round: Vec<_> = (0..PODS_AT_ONCE).map(|n| world.pod_config(&format!("pod-{pause}-{n}"))).collect();
             let tasks: Vec<_> = round
                 .iter()
@@ -256,8 +256,8 @@ fn a_pull_the_daemon_dies_in_is_forgotten_and_can_be_repeated() {
         let before = world.settled().await;
         let mut recipe = Recipe::busybox(Format::Oci);
         for number in 0..12_u8 {
-            let noise: Vec<u8> =
-                (0..1 << 18).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ number).collect();
+            let noise: Vec<u8> = (0..1_u32 << 16).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+            let noise: Vec<u8> = noise.iter().map(|byte| byte ^ number).collect();
             recipe = recipe.layer(Archive::default().file("noise", 0o644, &noise).finish(), Compression::Gzip);
         }
         let image = recipe.build();
@@ -320,6 +320,7 @@ fn containers_whose_monitor_was_killed_do_not_run_for_ever() {
     scenario(Setup::default(), async |world| {
         let cri = world.cri();
         let image = world.busybox().await;
+        let mut orphans = Vec::new();
         for handler in HANDLERS {
             let name = handler.name;
             let pod = cri.run_pod(world.pod_config(name), name).await.expect("RunPodSandbox");
@@ -328,8 +329,24 @@ fn containers_whose_monitor_was_killed_do_not_run_for_ever() {
             let monitors = world.find_processes(&container.id);
             assert_eq!(monitors.len(), 1, "{name}: {monitors:?}");
             world.kill_process(monitors[0]);
-            // The container may go on or end, but it is never told to run when it does not, and it can be ended.
-            cri.stop(&container.id, 5).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            orphans.push((name, pod, container, process));
+        }
+        // Some end by themselves, some are told to.
+        let stops: Vec<_> = orphans[2..]
+            .iter()
+            .map(|(_, _, container, _)| {
+                let (cri, id) = (cri.clone(), container.id.clone());
+                tokio::spawn(async move { cri.stop(&id, 5).await })
+            })
+            .collect();
+        for (_, _, _, process) in &orphans[..2] {
+            world.kill_process(*process);
+        }
+        for stop in stops {
+            stop.await.expect("a client").expect("StopContainer");
+        }
+        // Once they have ended nobody is told that they run.
+        for (name, pod, container, process) in &orphans {
             let status = cri.exit(&container.id).await;
             assert!(status.finished_at >= status.started_at, "{name}: {status:?}");
             let command = tools::read(format!("/proc/{process}/cmdline"));
