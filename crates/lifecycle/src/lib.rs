@@ -20,6 +20,7 @@ mod handler;
 mod image;
 mod in_flight;
 mod infra;
+mod monitors;
 mod mounts;
 mod node;
 mod objects;

@@ -29,7 +29,7 @@ use crate::run_sandbox::RunSandboxError;
 use crate::sandbox::Sandbox;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{blocking, clock, facts};
+use crate::{blocking, clock, facts, monitors};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -194,6 +194,7 @@ impl Node {
         });
         node.restore().await.map_err(OpenNodeError::Restore)?;
         tokio::spawn(Arc::clone(&node).follow_exits(exits));
+        tokio::spawn(monitors::watch(Arc::downgrade(&node)));
         node.collect_network_garbage();
         Ok(node)
     }

@@ -89,6 +89,26 @@ impl Drop for Waiting {
 }
 
 impl Waiting {
+    /// Waits for the end while `reading` takes what is printed; descendants that keep the pipes have `drain` more.
+    pub(crate) async fn wait_reading(
+        &mut self,
+        reading: impl Future<Output = ()>,
+        drain: Duration,
+    ) -> io::Result<ExitStatus> {
+        tokio::pin!(reading);
+        let mut is_read = false;
+        let status = loop {
+            tokio::select! {
+                status = self.wait() => break status?,
+                () = &mut reading, if !is_read => is_read = true,
+            }
+        };
+        if !is_read {
+            let _ = tokio::time::timeout(drain, reading).await;
+        }
+        Ok(status)
+    }
+
     async fn collect(mut self) -> io::Result<()> {
         let Some(child) = self.0.take() else { return Ok(()) };
         while child.get_ref().try_wait()?.is_none() {
@@ -127,18 +147,7 @@ pub(crate) async fn capture(
         let reading = async {
             tokio::join!(read_bounded(&mut stdout, &mut out), read_bounded(&mut stderr, &mut err));
         };
-        tokio::pin!(reading);
-        let mut is_read = false;
-        let status = loop {
-            tokio::select! {
-                status = child.wait() => break status?,
-                () = &mut reading, if !is_read => is_read = true,
-            }
-        };
-        if !is_read {
-            let _ = tokio::time::timeout(DRAIN_AFTER_EXIT, reading).await;
-        }
-        Ok::<_, io::Error>(status)
+        child.wait_reading(reading, DRAIN_AFTER_EXIT).await
     };
     let status = match tokio::time::timeout(limit, run).await {
         Ok(status) => status?,

@@ -152,19 +152,7 @@ struct Session {
 impl Session {
     async fn run(&mut self) -> io::Result<ExitStatus> {
         let Self { child, out, err, stdout, stderr } = self;
-        let reading = read_both(out, err, stdout, stderr);
-        tokio::pin!(reading);
-        let mut is_read = false;
-        let status = loop {
-            tokio::select! {
-                status = child.wait() => break status?,
-                () = &mut reading, if !is_read => is_read = true,
-            }
-        };
-        if !is_read {
-            let _ = tokio::time::timeout(DRAIN_AFTER_EXIT, reading).await;
-        }
-        Ok(status)
+        child.wait_reading(read_both(out, err, stdout, stderr), DRAIN_AFTER_EXIT).await
     }
 
     /// Kills the program, by the pid the runtime left. The runtime then ends by itself: it is the program's parent, and
