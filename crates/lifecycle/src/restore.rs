@@ -104,7 +104,7 @@ impl Node {
             self.restore_sandbox(found, &mut unfinished);
         }
         for found in containers {
-            self.restore_container(found).await;
+            self.restore_container(found, &unfinished).await;
         }
         for found in unfinished {
             self.undo_sandbox(found).await;
@@ -217,7 +217,7 @@ impl Node {
         Some(Arc::new(Container::new(parts, state.life.clone()?)))
     }
 
-    async fn restore_container(self: &Arc<Self>, found: Found) {
+    async fn restore_container(self: &Arc<Self>, found: Found, unfinished: &[Found]) {
         let facts = match found.spec.as_ref().map(|spec| parse_container_annotations(&spec.annotations)) {
             Some(Ok(facts)) => Some(facts),
             Some(Err(error)) => {
@@ -230,9 +230,11 @@ impl Node {
         let life = found.state.as_ref().and_then(|state| state.life.clone());
         let plan = plan_container(sandbox.is_some(), facts.is_some() && life.is_some());
         let (ContainerPlan::Keep, Some(facts), Some(sandbox), Some(life)) = (plan, facts, sandbox.clone(), life) else {
-            let handler =
-                sandbox.map_or_else(|| Arc::clone(self.handlers.default()), |sandbox| Arc::clone(&sandbox.handler));
-            self.undo_container(&found.id, &handler).await;
+            let (handler, parent) = match &sandbox {
+                Some(sandbox) => (Arc::clone(&sandbox.handler), sandbox.config.cgroup_parent.clone()),
+                None => (Arc::clone(self.handlers.default()), parent_of_unfinished(&found, unfinished)),
+            };
+            self.undo_container(&found.id, &handler, &parent).await;
             return;
         };
         let container = Arc::new(Container::new(container_parts(&found, facts, &sandbox), life));
@@ -254,13 +256,16 @@ impl Node {
     }
 
     /// Removes what a creation that was cut off has made of a container.
-    async fn undo_container(&self, id: &ContainerId, handler: &Handler) {
+    async fn undo_container(&self, id: &ContainerId, handler: &Handler, cgroup_parent: &str) {
         tracing::warn!(container.id = %id, "removing what is left of a container");
         end_stray_monitors(id).await;
         if let Err(error) = handler.runtime.delete(id, Force::Yes).await {
             tracing::error!(container.id = %id, error = %chain(&error), "the runtime does not let go of an unfinished container");
         }
         self.remove_attach_link(id.as_str());
+        if let Err(error) = self.cgroups.remove_monitor(cgroup_parent, id).await {
+            tracing::error!(container.id = %id, error = %chain(&*error), "removing the cgroup of an unfinished container's monitor failed");
+        }
         let (store, removed) = (Arc::clone(&self.store), id.clone());
         if let Err(error) = blocking::run("remove container", move || store.remove_container(&removed)).await {
             tracing::error!(container.id = %id, error = %chain(&error), "removing an unfinished container failed");
@@ -330,6 +335,16 @@ impl Node {
             }
         }
     }
+}
+
+/// Where the cgroups of a container are whose sandbox was not finished either.
+fn parent_of_unfinished(container: &Found, unfinished: &[Found]) -> String {
+    unfinished
+        .iter()
+        .find(|sandbox| sandbox.id.as_str() == container.metadata.pod_id)
+        .and_then(|sandbox| sandbox.intent.as_ref())
+        .map(|intent| intent.cgroup_parent.clone())
+        .unwrap_or_default()
 }
 
 /// What a record says, or nothing with a warning.
