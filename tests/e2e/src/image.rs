@@ -304,7 +304,7 @@ fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
 /// The pause program of the tests' pause image: ends at once when told, and reaps.
 const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 3600 & wait; done\n";
 const APPLETS: &str = "sh awk cat chmod cut date dd df echo env false fallocate find grep head hostname httpd id ip kill \
-    ln ls mkdir mkfifo mount nc nproc ping printf ps pwd rm seq sleep sort stat stty sync tail test timeout touch tr true \
+    ln ls mkdir mkfifo mknod mount nc nproc ping printf ps pwd rm seq sleep sort stat stty sync tail test timeout touch tr true \
     tty uname wc wget yes";
 
 fn busybox_layer() -> Vec<u8> {

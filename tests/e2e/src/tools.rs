@@ -11,6 +11,12 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
+/// Says something past the test runner, which keeps what a passing test prints to itself.
+pub fn say(text: &str) {
+    // Nobody to tell is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Runs a program and returns what it printed; one that fails is a failure of the test.
 pub fn run(command: &mut Command) -> String {
     let output = try_run(command);

@@ -69,7 +69,7 @@ pub struct Setup {
 /// Skips loudly where it cannot run. The world is taken away also when the scenario panics.
 pub fn scenario(setup: Setup, body: impl AsyncFnOnce(&mut World)) {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("\n*** SKIPPED: whole-house tests need root ***\n");
+        tools::say("\n*** SKIPPED: whole-house tests need root ***\n");
         return;
     }
     let runtime =

@@ -47,7 +47,7 @@ fn fifty_pods_come_and_go_without_a_trace() {
         for run in runs.collect::<Vec<_>>() {
             made.push(run.await.expect("a client"));
         }
-        eprintln!("{PODS} pods with a container each: {:.2?}", begun.elapsed());
+        tools::say(&format!("{PODS} pods with a container each: {:.2?}", begun.elapsed()));
 
         assert_eq!(cri.pods().await.len(), PODS);
         let running = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
@@ -62,7 +62,7 @@ fn fifty_pods_come_and_go_without_a_trace() {
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
             .expect("VmRSS");
-        eprintln!("the daemon's resident memory with {PODS} pods: {resident} KiB");
+        tools::say(&format!("the daemon's resident memory with {PODS} pods: {resident} KiB"));
 
         let begun = Instant::now();
         let ends = made.iter().map(|(pod, _)| {
@@ -72,7 +72,7 @@ fn fifty_pods_come_and_go_without_a_trace() {
         for end in ends.collect::<Vec<_>>() {
             end.await.expect("a client");
         }
-        eprintln!("{PODS} pods stopped and removed: {:.2?}", begun.elapsed());
+        tools::say(&format!("{PODS} pods stopped and removed: {:.2?}", begun.elapsed()));
         for (pod, _) in &made {
             let _ = std::fs::remove_dir_all(&pod.config.log_directory);
         }
