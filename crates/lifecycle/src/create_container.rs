@@ -272,9 +272,15 @@ impl Node {
         let mut undo = Undo::default();
         match self.make_container(&plan, &mut undo).await {
             Ok(container) => {
-                undo.forget();
                 let container = Arc::new(container);
                 self.objects.insert_container(Arc::clone(&container));
+                // A stop first closes the sandbox and then looks for containers; so one of the two sees the other.
+                if plan.sandbox.state() != SandboxState::Ready {
+                    self.objects.remove_container(&container.id);
+                    undo.run().await;
+                    return Err(CreateContainerError::SandboxNotReady { sandbox: plan.sandbox.id.clone() });
+                }
+                undo.forget();
                 self.follow_init(&container);
                 if ends::has_exit_record(&container.directory) {
                     self.record_end(&container).await;

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::blocking;
 use crate::node::Node;
+use crate::undo::chain;
 
 /// Why images cannot be listed or found.
 #[derive(Debug, Error)]
@@ -150,7 +151,16 @@ impl Node {
     pub async fn images(&self) -> Result<Vec<ImageStatus>, ImagesError> {
         let (store, pins) = (Arc::clone(&self.store), self.pinned_images());
         blocking::run("list images", move || {
-            store.images()?.iter().map(|image| status_of(&store, image, &pins)).collect()
+            let images = store.images()?;
+            let readable = images.iter().filter_map(|image| match status_of(&store, image, &pins) {
+                Ok(status) => Some(status),
+                // One damaged image, perhaps another tool's, must not hide all others from the kubelet.
+                Err(error) => {
+                    tracing::warn!(image.id = %image.id, error = %chain(&error), "leaving out an image that cannot be read");
+                    None
+                }
+            });
+            Ok(readable.collect())
         })
         .await
     }

@@ -151,7 +151,10 @@ impl Node {
         }
         let key = PullKey { image: image.clone(), credentials: fingerprint(auth.as_ref()) };
         let node = Arc::clone(self);
-        self.pulls.join(key, || async move { node.pull(&image, auth.as_ref()).await }).await
+        let pulled = self.pulls.join(key, || async move { node.pull(&image, auth.as_ref()).await }).await;
+        // Buffers of a pull are as large as all else the daemon holds, and may not be needed again for days.
+        blocking::run("give memory back", sys::memory::trim).await;
+        pulled
     }
 
     pub(crate) async fn pull(

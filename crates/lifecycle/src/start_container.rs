@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domain::container::{ContainerState, Exit, Process};
 use domain::id::ContainerId;
+use domain::sandbox::SandboxState;
 use runtime_client::RuntimeError;
 use thiserror::Error;
 
@@ -73,6 +74,11 @@ impl Node {
         let ContainerState::Created { init } = state else {
             return Err(StartContainerError::NotCreated { container: container.id.clone(), state: state.word() });
         };
+        // An infra container is started before its sandbox is there.
+        let sandbox = self.objects.sandbox(&container.sandbox).filter(|_| !container.is_infra());
+        if sandbox.is_some_and(|sandbox| sandbox.state() != SandboxState::Ready) {
+            return Err(StartContainerError::SandboxNotReady { container: container.id.clone() });
+        }
         let before = executable_of(init);
         // Taken before the program can run, so that none ends before it began.
         let started = clock::now();
