@@ -59,7 +59,17 @@ async fn answer(request: Request<Incoming>, routes: Routes) -> Result<Response<B
     if request.version() != Version::HTTP_2 {
         return Ok(refuse(request.uri().path()));
     }
-    routes.oneshot(request.map(Body::new)).instrument(span).await
+    routes.oneshot(as_v1(request).map(Body::new)).instrument(span).await
+}
+
+/// Nodes of the first CRI-O years speak `runtime.v1alpha2`. Its messages are those of `runtime.v1` by another name, number
+/// for number, so that only the path tells them apart.
+fn as_v1<B>(mut request: Request<B>) -> Request<B> {
+    let renamed = request.uri().path().strip_prefix("/runtime.v1alpha2.").map(|rest| format!("/runtime.v1.{rest}"));
+    if let Some(uri) = renamed.and_then(|path| path.parse().ok()) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 fn refuse(path: &str) -> Response<Body> {
@@ -80,4 +90,29 @@ fn request_id() -> String {
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_name_of_the_interface_is_understood() {
+        for (path, expected) in [
+            ("/runtime.v1alpha2.RuntimeService/Version", "/runtime.v1.RuntimeService/Version"),
+            ("/runtime.v1alpha2.ImageService/PullImage", "/runtime.v1.ImageService/PullImage"),
+            ("/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/Version"),
+            ("/info", "/info"),
+        ] {
+            let request = Request::builder().uri(path).body(()).expect("a request");
+            assert_eq!(as_v1(request).uri().path(), expected);
+        }
+    }
+
+    #[test]
+    fn request_ids_are_uuids_and_differ() {
+        let (one, two) = (request_id(), request_id());
+        assert_ne!(one, two);
+        assert_eq!((one.len(), one.as_bytes()[14], one.matches('-').count()), (36, b'4', 4));
+    }
 }
