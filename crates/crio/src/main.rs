@@ -19,6 +19,8 @@ fn command() -> Command {
     let command = Command::new("crio")
         .about("OCI-based implementation of Kubernetes' Container Runtime Interface")
         .disable_help_subcommand(true)
+        // Refused below in CRI-O's words, which scripts look for.
+        .allow_external_subcommands(true)
         .disable_version_flag(true)
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Print the version"))
         .subcommand(verbs::config_command())
