@@ -348,8 +348,11 @@ mod tests {
     #[test]
     fn a_program_starts_with_default_signals() {
         let (text, _) = run("grep -E 'SigBlk|SigIgn' /proc/self/status", None);
+        // Signals 32 and 33 belong to the C library, which lets nobody set them back.
+        const RESERVED: u64 = 0b11 << 31;
         for line in text.lines() {
-            assert!(line.ends_with("0000000000000000"), "{text}");
+            let mask = line.split_whitespace().last().and_then(|mask| u64::from_str_radix(mask, 16).ok());
+            assert_eq!(mask.map(|mask| mask & !RESERVED), Some(0), "{text}");
         }
     }
 
