@@ -32,6 +32,8 @@ pub(super) struct K8sFile {
     size_max_bytes: Option<u64>,
     total_max_bytes: Option<u64>,
     on_full: OnLogFull,
+    /// Per stream: the beginning of the line under way was lost, so its rest is no line.
+    is_torn: [bool; 2],
 }
 
 fn open(path: &Path, extra: OFlags) -> io::Result<(OwnedFd, u64)> {
@@ -59,11 +61,27 @@ impl K8sFile {
             size_max_bytes: options.log_size_max_bytes,
             total_max_bytes: options.log_global_size_max_bytes,
             on_full: options.on_log_full,
+            is_torn: [false; 2],
         })
     }
 
-    /// Appends what one read gave.
+    /// Appends what one read gave. On an error what was not written is lost, in whole lines.
     pub(super) fn write(&mut self, stream: Stream, data: &[u8], stamp: &[u8; STAMP_LENGTH]) -> io::Result<()> {
+        let at = match stream {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        };
+        let data = match data.iter().position(|byte| *byte == b'\n') {
+            _ if !self.is_torn[at] => data,
+            Some(end) => &data[end + 1..],
+            None => return Ok(()),
+        };
+        let written = self.write_lines(stream, data, stamp);
+        self.is_torn[at] = written.is_err() && data.last().is_some_and(|byte| *byte != b'\n');
+        written
+    }
+
+    fn write_lines(&mut self, stream: Stream, data: &[u8], stamp: &[u8; STAMP_LENGTH]) -> io::Result<()> {
         let whole = prefix(stream, b'F', stamp);
         let part = prefix(stream, b'P', stamp);
         let mut batch = Batch::new();
@@ -218,7 +236,31 @@ mod tests {
 
     fn file(path: &Path, size_max_bytes: Option<u64>, total_max_bytes: Option<u64>, on_full: OnLogFull) -> K8sFile {
         let (fd, size_bytes) = open(path, OFlags::empty()).unwrap();
-        K8sFile { path: path.to_owned(), fd, size_bytes, total_bytes: 0, size_max_bytes, total_max_bytes, on_full }
+        K8sFile {
+            path: path.to_owned(),
+            fd,
+            size_bytes,
+            total_bytes: 0,
+            size_max_bytes,
+            total_max_bytes,
+            on_full,
+            is_torn: [false; 2],
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_line_whose_beginning_was_lost_is_lost_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = file(&path, None, None, OnLogFull::StartAnew);
+        // What cannot be written fails like a full disk.
+        let writable = std::mem::replace(&mut log.fd, std::fs::File::open(&path).unwrap().into());
+        assert!(log.write(Stream::Stdout, b"whole\nbegin", STAMP).is_err());
+        log.fd = writable;
+        log.write(Stream::Stdout, b"ning, middle", STAMP).unwrap();
+        log.write(Stream::Stderr, b"another stream\n", STAMP).unwrap();
+        log.write(Stream::Stdout, b" and end\nnext\n", STAMP).unwrap();
+        assert_eq!(text(&path), "T stderr F another stream\nT stdout F next\n");
     }
 
     /// Time masked.
