@@ -87,7 +87,8 @@ impl Node {
                 Some(Found {
                     intent: readable(load_intent(&directory)),
                     spec: readable(load_spec(&directory)),
-                    state: readable(load_state(&directory)),
+                    // Of a sandbox without infra process it lies in the run directory.
+                    state: readable(load_state(&directory)).or_else(|| readable(load_state(&run_directory))),
                     id: record.id,
                     metadata,
                     directory,
@@ -154,7 +155,8 @@ impl Node {
         });
         let path = |kind| spec.namespace_path(kind).map(std::path::Path::to_owned);
         let namespaces = SandboxNamespaces { network: path("network"), ipc: path("ipc"), uts: path("uts") };
-        let is_stopped = is_marked_stopped(&found.directory) || !has_pins(&namespaces);
+        let is_marked = [&found.directory, &found.run_directory].into_iter().any(|path| is_marked_stopped(path));
+        let is_stopped = is_marked || !has_pins(&namespaces);
         let infra = (!facts.is_spoofed).then(|| self.rebuild_infra(found, &facts, handler)).flatten();
         let state = if is_stopped || (infra.is_none() && !facts.is_spoofed) {
             SandboxState::NotReady

@@ -568,7 +568,8 @@ impl Node {
         blocking::run("record sandbox spec", move || {
             state_store::spec::save_spec(&run_directory, &spec)?;
             state_store::spec::save_spec(&directory, &spec)?;
-            state_store::state::save_state(&directory, &state)
+            // CRI-O looks for the state of a sandbox without infra process in the run directory.
+            state_store::state::save_state(&run_directory, &state)
         })
         .await
         .map_err(|source| RunSandboxError::Record { sandbox: plan.name.clone(), source })

@@ -128,6 +128,12 @@ impl Sandbox {
         self.config.security.namespaces.network == NamespaceMode::Node
     }
 
+    /// Where its state and markers are kept: beside the infra container's records, or, without one, in the run directory,
+    /// where CRI-O looks for those of a sandbox without infra process.
+    pub(crate) fn state_directory(&self) -> &std::path::Path {
+        if self.infra.is_some() { &self.directory } else { &self.run_directory }
+    }
+
     /// Process id of the infra container, if there is one.
     #[must_use]
     pub fn infra_pid(&self) -> Option<i32> {

@@ -23,7 +23,7 @@ use crate::{blocking, sandbox_files};
 const CONTAINER_GRACE_SECONDS: i64 = 10;
 /// A pause process has nothing to tidy up.
 const INFRA_GRACE_SECONDS: i64 = 1;
-/// Markers in the persistent directory. Source: CRI-O.
+/// Markers in the sandbox's state directory. Source: CRI-O.
 const STOPPED_MARKER: &str = "stopped";
 const NETWORK_STOPPED_MARKER: &str = "network-stopped";
 
@@ -192,7 +192,7 @@ impl Node {
 }
 
 fn has_marker(sandbox: &Sandbox, marker: &str) -> bool {
-    sandbox.directory.join(marker).exists()
+    sandbox.state_directory().join(marker).exists()
 }
 
 /// Whether a sandbox was stopped by an earlier daemon.
@@ -201,7 +201,7 @@ pub(crate) fn is_marked_stopped(directory: &std::path::Path) -> bool {
 }
 
 async fn mark(sandbox: &Sandbox, marker: &'static str) -> Result<(), StopSandboxError> {
-    let path = sandbox.directory.join(marker);
+    let path = sandbox.state_directory().join(marker);
     blocking::run("mark sandbox", move || durable::replace(&path, b"", 0o644, Durability::Volatile))
         .await
         .map_err(|source| StopSandboxError::Mark { sandbox: sandbox.id.clone(), source })
