@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("crio", &["*"]),
     ("cri-service", &["streaming", "lifecycle", "domain", "cri-api", "config", "telemetry"]),
-    ("streaming", &["lifecycle", "domain", "cri-api", "config", "telemetry"]),
+    ("streaming", &["domain", "sys", "telemetry"]),
     (
         "lifecycle",
         &[
