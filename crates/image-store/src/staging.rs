@@ -1,6 +1,6 @@
 //! Where layers lie before they have a name and after they have lost it.
 //!
-//! `overlay/.crio-staging/<instance>/`: a directory for each open store, which holds a lock on the `lock` file in it.
+//! `overlay/tempdirs/crio-staging/<instance>/`: a directory for each open store, which holds a lock on the `lock` file in it.
 //! One whose lock is free belongs to a process that is gone, and is removed when a store is opened. Other tools skip
 //! names that are not ids; their own `staging` directory is not used, because old ones empty it without looking.
 //!
@@ -22,7 +22,9 @@ use crate::fault;
 use crate::random;
 use crate::stage::DIFF;
 
-const AREA: &str = ".crio-staging";
+/// In the one directory that containers/storage takes neither for a layer nor for its own: it only looks there for names
+/// that begin with `temp-dir-` and `lock-`.
+const AREA: &str = "tempdirs/crio-staging";
 const LOCK: &str = "lock";
 const PENDING: &str = "pending";
 const FILE_PREFIX: &str = ".crio-staged-";
@@ -62,7 +64,7 @@ impl Staging {
     /// Makes this process's part, and finds those of processes that are gone.
     pub(crate) fn open(home: &Path) -> Result<(Self, Leftovers), PathError> {
         let area = home.join(AREA);
-        match DirBuilder::new().mode(0o700).create(&area) {
+        match DirBuilder::new().mode(0o700).recursive(true).create(&area) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(PathError::new("make directory", &area)(error));
             }

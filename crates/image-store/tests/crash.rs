@@ -60,7 +60,7 @@ fn check(roots: &Roots, store: &Store, what: &str) {
             assert!(store.container_dir(&container.id).is_dir() && store.container_run_dir(&container.id).is_dir());
         }
     }
-    let area = names(&home.join(".crio-staging"));
+    let area = names(&home.join("tempdirs/crio-staging"));
     assert_eq!(area.len(), 2, "{what}: staging of the dead stays: {area:?}");
 }
 

@@ -38,7 +38,7 @@ fn picture(path: &Path) -> BTreeMap<String, String> {
 }
 
 fn staged_leftovers(roots: &Roots) -> Vec<String> {
-    let area = roots.root().join("overlay/.crio-staging");
+    let area = roots.root().join("overlay/tempdirs/crio-staging");
     let mut left = Vec::new();
     for instance in std::fs::read_dir(area).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
         for entry in std::fs::read_dir(instance.path()).unwrap().flatten() {

@@ -89,7 +89,7 @@ pub(crate) fn take(world: &World) -> Snapshot {
         });
     }
     // Each daemon has an area of its own in which layers are unpacked, under a name that nobody can know.
-    let staging = world.path("storage/overlay/.crio-staging");
+    let staging = world.path("storage/overlay/tempdirs/crio-staging");
     let own = format!("file {}/", staging.display());
     lines.retain(|line| !line.starts_with(&own));
     for number in 0..tools::names(&staging).len() {

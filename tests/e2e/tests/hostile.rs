@@ -19,7 +19,7 @@ const LIE_LIMIT: Duration = Duration::from_secs(20);
 /// Layers of the store, staged or committed, and its images.
 fn stored(world: &World) -> Vec<String> {
     let overlay = tools::names(world.path("storage/overlay")).into_iter().filter(|name| name.len() == 64);
-    let staging = world.path("storage/overlay/.crio-staging");
+    let staging = world.path("storage/overlay/tempdirs/crio-staging");
     let staged = tools::names(&staging).into_iter().flat_map(|area| {
         let inside = tools::names(staging.join(&area)).into_iter();
         inside.filter(|name| name != "lock" && name != "pending").collect::<Vec<_>>()
