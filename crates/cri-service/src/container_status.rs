@@ -39,7 +39,10 @@ fn status_of(container: &Container) -> v1::ContainerStatus {
         annotations: to_cri::map(&config.annotations),
         mounts: config.mounts.iter().map(to_cri::mount).collect(),
         log_path: container.log.display().to_string(),
-        resources: Some(v1::ContainerResources { linux: Some(to_cri::resources(&config.resources)), windows: None }),
+        resources: Some(v1::ContainerResources {
+            linux: Some(to_cri::resources(&container.resources())),
+            windows: None,
+        }),
         user: container.user.as_ref().map(to_cri::user),
         stop_signal: to_cri::signal(container.stop_signal()),
         ..Default::default()

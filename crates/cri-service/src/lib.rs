@@ -34,6 +34,7 @@ mod status;
 mod stop_container;
 mod stop_pod_sandbox;
 mod to_cri;
+mod update_container_resources;
 
 pub use image_service::ImageApi;
 pub use runtime_service::RuntimeApi;

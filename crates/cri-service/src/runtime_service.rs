@@ -13,7 +13,7 @@ use crate::{
     chunked, container_stats, container_status, create_container, exec_sync, list_container_stats, list_containers,
     list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, remove_container,
     remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status, stop_container,
-    stop_pod_sandbox,
+    stop_pod_sandbox, update_container_resources,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -168,9 +168,11 @@ impl RuntimeService for RuntimeApi {
 
     async fn update_container_resources(
         &self,
-        _: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        unimplemented("UpdateContainerResources")
+        update_container_resources::update_container_resources(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn update_pod_sandbox_resources(

@@ -35,3 +35,61 @@ pub struct Resources {
     /// cgroup v2 files written as they stand.
     pub unified: BTreeMap<String, String>,
 }
+
+impl Resources {
+    /// Takes over what an update gives; what it does not give stays. Source: CRI `UpdateContainerResources`.
+    pub fn update(&mut self, given: &Self) {
+        for (current, given) in [
+            (&mut self.cpu_period_us, given.cpu_period_us),
+            (&mut self.cpu_quota_us, given.cpu_quota_us),
+            (&mut self.cpu_shares, given.cpu_shares),
+            (&mut self.memory_limit_bytes, given.memory_limit_bytes),
+            (&mut self.memory_swap_limit_bytes, given.memory_swap_limit_bytes),
+            (&mut self.oom_score_adj, given.oom_score_adj),
+        ] {
+            if given != 0 {
+                *current = given;
+            }
+        }
+        for (current, given) in
+            [(&mut self.cpuset_cpus, &given.cpuset_cpus), (&mut self.cpuset_mems, &given.cpuset_mems)]
+        {
+            if !given.is_empty() {
+                current.clone_from(given);
+            }
+        }
+        for limit in &given.hugepages {
+            self.hugepages.retain(|known| known.page_size != limit.page_size);
+            self.hugepages.push(limit.clone());
+        }
+        self.unified.extend(given.unified.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_changes_what_it_gives() {
+        let page = |size: &str, limit_bytes| HugepageLimit { page_size: size.to_owned(), limit_bytes };
+        let mut resources = Resources {
+            cpu_shares: 512,
+            memory_limit_bytes: 1000,
+            cpuset_cpus: "0-1".to_owned(),
+            hugepages: vec![page("2MB", 1), page("1GB", 2)],
+            ..Resources::default()
+        };
+        resources.update(&Resources {
+            cpu_quota_us: -1,
+            memory_limit_bytes: 2000,
+            hugepages: vec![page("2MB", 3)],
+            unified: BTreeMap::from([("memory.high".to_owned(), "5".to_owned())]),
+            ..Resources::default()
+        });
+        assert_eq!((resources.cpu_shares, resources.cpu_quota_us, resources.memory_limit_bytes), (512, -1, 2000));
+        assert_eq!(resources.cpuset_cpus, "0-1");
+        assert_eq!(resources.hugepages, [page("1GB", 2), page("2MB", 3)]);
+        assert_eq!(resources.unified.len(), 1);
+    }
+}

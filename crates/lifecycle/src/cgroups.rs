@@ -39,6 +39,14 @@ impl Cgroups {
         self.kind
     }
 
+    /// What a container uses; nothing where the kernel does not tell.
+    pub(crate) async fn memory_in_use(&self, parent: &str, id: &ContainerId) -> Option<u64> {
+        let path = CgroupParent::parse(self.kind, parent).ok()?.container_directory(id.as_str());
+        let layout = Arc::clone(&self.layout);
+        let stats = blocking::run("read memory use", move || layout.container_stats(&path)).await.ok()?;
+        Some(stats.memory?.usage_bytes)
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }

@@ -1,11 +1,12 @@
 //! A container as the daemon holds it: what was asked and decided at its making, and where it is in its life.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use domain::container::{ContainerConfig, ContainerState, Process, Signal};
 use domain::id::{ContainerId, ImageId, SandboxId};
+use domain::resources::Resources;
 use domain::time::Timestamp;
 use tokio::sync::watch;
 
@@ -58,6 +59,8 @@ pub struct Container {
     /// Records outlive the boot here, bundles do not there.
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
+    /// Its limits, which updates change.
+    pub(crate) resources: Mutex<Resources>,
     /// Only changed through [`crate::ends`] and the start operation, which also write it down.
     pub(crate) state: watch::Sender<ContainerState>,
     /// Held by start and remove, and by whoever records the end, one at a time.
@@ -93,6 +96,7 @@ impl Container {
         Self {
             id: parts.id,
             sandbox: parts.sandbox,
+            resources: Mutex::new(parts.config.resources.clone()),
             config: parts.config,
             image: parts.image,
             log: parts.log,
@@ -122,6 +126,12 @@ impl Container {
     #[must_use]
     pub fn is_infra(&self) -> bool {
         self.id.as_str() == self.sandbox.as_str()
+    }
+
+    /// Its limits, updates included.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The signal it is stopped with.

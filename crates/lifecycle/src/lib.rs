@@ -38,6 +38,7 @@ mod stats;
 mod stop_container;
 mod stop_sandbox;
 mod undo;
+mod update_container;
 
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
@@ -61,3 +62,4 @@ pub use stats::{
 };
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
+pub use update_container::UpdateContainerError;

@@ -12,7 +12,9 @@ use domain::container::{ContainerConfig, ImageSpec, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
-use domain::spec::annotations::{ContainerFacts, SandboxFacts, parse_container_annotations, parse_sandbox_annotations};
+use domain::spec::annotations::{
+    CGROUP_PARENT, ContainerFacts, SandboxFacts, parse_container_annotations, parse_sandbox_annotations,
+};
 use image_store::RecordsError;
 use runtime_client::create::end_stray_monitors;
 use runtime_client::{Force, process};
@@ -29,6 +31,7 @@ use crate::node::Node;
 use crate::prepare_container::USER_SPECIFIED_IMAGE;
 use crate::run_sandbox::unpin;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
+use crate::sandbox_files::find_containerenv;
 use crate::stop_sandbox::is_marked_stopped;
 use crate::undo::{Undone, chain};
 
@@ -163,6 +166,11 @@ impl Node {
         } else {
             SandboxState::Ready
         };
+        let containerenv = find_containerenv(&found.directory, &found.run_directory)
+            .inspect_err(
+                |error| tracing::error!(sandbox.id = %facts.id, error = %chain(error), "a sandbox cannot be restored"),
+            )
+            .ok();
         let config = facts.config();
         let parts = SandboxParts {
             id: facts.id.clone(),
@@ -176,7 +184,7 @@ impl Node {
             files: SandboxFiles {
                 resolv_conf: facts.resolv_path.clone().into(),
                 hostname: facts.hostname_path.clone().into(),
-                containerenv: found.directory.join(".containerenv"),
+                containerenv: containerenv?,
                 shm: facts.shm_path.clone().into(),
             },
             config,
@@ -282,8 +290,11 @@ impl Node {
         config.metadata.name.clone_from(&found.metadata.metadata_name);
         config.metadata.namespace.clone_from(&found.metadata.namespace);
         config.metadata.uid.clone_from(&found.metadata.uid);
+        let spec = found.spec.clone().unwrap_or_default();
         if let Some(intent) = &found.intent {
             config.cgroup_parent.clone_from(&intent.cgroup_parent);
+        } else if let Some(parent) = spec.annotations.get(CGROUP_PARENT) {
+            config.cgroup_parent.clone_from(parent);
         }
         let report = |step: &'static str, undone: Undone| {
             if let Err(error) = undone {
@@ -307,6 +318,13 @@ impl Node {
             ipc: pin(sys::namespace::Kind::Ipc),
             uts: pin(sys::namespace::Kind::Uts),
         };
+        report("unpin namespaces", unpin(pins).await);
+        // CRI-O names its pins as it likes; only those in the directory of pins are anybody's to remove.
+        let recorded = |kind| {
+            let path = spec.namespace_path(kind)?;
+            path.starts_with(&self.config.runtime.namespaces_dir).then(|| path.to_owned())
+        };
+        let pins = SandboxNamespaces { network: recorded("network"), ipc: recorded("ipc"), uts: recorded("uts") };
         report("unpin namespaces", unpin(pins).await);
         report("remove cgroup", self.cgroups.remove_sandbox(&config.cgroup_parent, &id).await);
         let (store, store_id, run_directory) = (Arc::clone(&self.store), infra_id(&id), found.run_directory);
@@ -406,7 +424,8 @@ fn container_parts(found: &Found, facts: ContainerFacts, sandbox: &Sandbox) -> C
         image: image_of(&found.metadata, &name, &facts.repo_digests),
         log: facts.log_path.into(),
         user: user_of(&spec.process),
-        created: facts.created,
+        // CRI-O's status tells the time of the state, a moment after that of the request.
+        created: found.state.as_ref().map_or(facts.created, |state| state.created),
         handler: Arc::clone(&sandbox.handler),
         cgroup_parent: sandbox.config.cgroup_parent.clone(),
         stop_signal: facts.stop_signal.as_deref().and_then(Signal::parse).unwrap_or(Signal::TERM),

@@ -352,7 +352,7 @@ impl Node {
             undo.push(label, step);
         }
         let (files, network, cgroup) = tokio::join!(
-            self.make_files(plan),
+            self.make_files(plan, pause.is_some()),
             self.attach(plan, &namespaces),
             self.cgroups.create_sandbox(&plan.config.cgroup_parent, &plan.id),
         );
@@ -504,12 +504,15 @@ impl Node {
             .collect()
     }
 
-    async fn make_files(&self, plan: &Plan) -> Result<SandboxFiles, RunSandboxError> {
-        let (config, hostname) = (plan.config.clone(), plan.hostname.clone());
-        let (directory, run_directory) = (plan.directory.clone(), plan.run_directory.clone());
-        blocking::run("make sandbox files", move || sandbox_files::make(&config, &hostname, &directory, &run_directory))
-            .await
-            .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })
+    async fn make_files(&self, plan: &Plan, has_infra: bool) -> Result<SandboxFiles, RunSandboxError> {
+        let (config, hostname, run_directory) =
+            (plan.config.clone(), plan.hostname.clone(), plan.run_directory.clone());
+        let state_directory = if has_infra { plan.directory.clone() } else { run_directory.clone() };
+        blocking::run("make sandbox files", move || {
+            sandbox_files::make(&config, &hostname, &state_directory, &run_directory)
+        })
+        .await
+        .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })
     }
 
     async fn attach(&self, plan: &Plan, namespaces: &SandboxNamespaces) -> Result<Option<CniResult>, RunSandboxError> {

@@ -19,6 +19,8 @@ const SHM_BYTES: u64 = 64 << 20;
 const RESOLV_CONF_MAX_BYTES: u64 = 1 << 20;
 const NODE_RESOLV_CONF: &str = "/etc/resolv.conf";
 const NODE_SHM: &str = "/dev/shm";
+/// Beside the sandbox's state. Source: CRI-O.
+const CONTAINERENV: &str = ".containerenv";
 
 /// Why a file of a sandbox could not be made.
 #[derive(Debug, Error)]
@@ -48,7 +50,7 @@ pub enum SandboxFileError {
 pub(crate) fn make(
     config: &SandboxConfig,
     hostname: &str,
-    directory: &Path,
+    state_directory: &Path,
     run_directory: &Path,
 ) -> Result<SandboxFiles, SandboxFileError> {
     let resolv_conf = run_directory.join("resolv.conf");
@@ -59,7 +61,7 @@ pub(crate) fn make(
     write(&resolv_conf, &text)?;
     let hostname_file = run_directory.join("hostname");
     write(&hostname_file, format!("{hostname}\n").as_bytes())?;
-    let containerenv = directory.join(".containerenv");
+    let containerenv = state_directory.join(CONTAINERENV);
     write(&containerenv, b"")?;
     let shm = if config.security.namespaces.ipc == NamespaceMode::Node {
         PathBuf::from(NODE_SHM)
@@ -69,6 +71,17 @@ pub(crate) fn make(
         shm
     };
     Ok(SandboxFiles { resolv_conf, hostname: hostname_file, containerenv, shm })
+}
+
+/// The file of a restored sandbox, wherever an earlier daemon put it; made anew if it is lost.
+pub(crate) fn find_containerenv(directory: &Path, run_directory: &Path) -> Result<PathBuf, SandboxFileError> {
+    let known = [directory, run_directory].map(|directory| directory.join(CONTAINERENV));
+    if let Some(path) = known.iter().find(|path| path.exists()) {
+        return Ok(path.clone());
+    }
+    let [path, _] = known;
+    write(&path, b"")?;
+    Ok(path)
 }
 
 /// Unmounts what [`make`] mounted. Nothing there is success: the directories go with the store's record.

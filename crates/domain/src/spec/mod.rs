@@ -206,6 +206,17 @@ fn capabilities(
     Ok((granted, inputs.defaults.inheritable, CapabilitySet::EMPTY))
 }
 
+/// The limits an update gives, for the runtime's `update`. What it does not give is left out.
+///
+/// Device rules and the number of processes are not among them. Source: CRI `UpdateContainerResources`.
+pub fn updated_resources(
+    given: &Resources,
+    node: &NodeFacts,
+    handler: &HandlerFacts,
+) -> Result<LinuxResources, SpecError> {
+    resources::resources(given, None, 0, node, handler, &mut vec![])
+}
+
 /// The runtime spec of a container.
 ///
 /// Errors: everything in the request that cannot be honoured. Nothing is looked up and nothing is changed.
