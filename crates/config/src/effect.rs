@@ -7,10 +7,6 @@
 pub(crate) const NOT_YET: &[&str] = &[
     "crio.imagestore",
     "crio.internal_repair",
-    "crio.api.stream_address",
-    "crio.api.stream_port",
-    "crio.api.stream_idle_timeout",
-    "crio.api.stream_enable_tls",
     "crio.api.stream_tls_cert",
     "crio.api.stream_tls_key",
     "crio.api.stream_tls_ca",

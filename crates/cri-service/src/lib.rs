@@ -6,9 +6,11 @@
 //! Begin reading at [`RuntimeApi`] and [`ImageApi`]; each RPC has a file of its name.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 pub mod from_cri;
 mod image_fs_info;
@@ -21,6 +23,7 @@ mod list_pod_sandbox;
 mod list_pod_sandbox_stats;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
+mod port_forward;
 mod pull_image;
 mod refusal;
 mod remove_container;

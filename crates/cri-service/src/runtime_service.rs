@@ -6,14 +6,15 @@ use cri_api::v1;
 use cri_api::v1::runtime_service_server::RuntimeService;
 use futures_util::stream::BoxStream;
 use lifecycle::{Node, Statistics};
+use streaming::Streaming;
 use tonic::{Request, Response, Status};
 
 use crate::refusal::unimplemented;
 use crate::{
-    chunked, container_stats, container_status, create_container, exec_sync, list_container_stats, list_containers,
-    list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, remove_container,
-    remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status, stop_container,
-    stop_pod_sandbox, update_container_resources,
+    attach, chunked, container_stats, container_status, create_container, exec, exec_sync, list_container_stats,
+    list_containers, list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, port_forward,
+    remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status,
+    stop_container, stop_pod_sandbox, update_container_resources,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -23,14 +24,15 @@ type Stream<T> = BoxStream<'static, Result<T, Status>>;
 pub struct RuntimeApi {
     node: Arc<Node>,
     statistics: Statistics,
+    streaming: Arc<Streaming>,
 }
 
 impl RuntimeApi {
-    /// Serves `node`.
+    /// Serves `node`; sessions of exec, attach and port-forward are `streaming`'s.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
+    pub fn new(node: Arc<Node>, streaming: Arc<Streaming>) -> Self {
         let statistics = Statistics::new(Arc::clone(&node));
-        Self { node, statistics }
+        Self { node, statistics, streaming }
     }
 }
 
@@ -154,16 +156,16 @@ impl RuntimeService for RuntimeApi {
         exec_sync::exec_sync(&self.node, request.into_inner()).await.map(Response::new)
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        unimplemented("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        exec::exec(&self.node, &self.streaming, request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        unimplemented("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        attach::attach(&self.node, &self.streaming, request.into_inner()).map(Response::new)
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        unimplemented("PortForward")
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
+        port_forward::port_forward(&self.node, &self.streaming, request.into_inner()).map(Response::new)
     }
 
     async fn update_container_resources(

@@ -11,10 +11,12 @@ use cri_api::v1::image_service_server::ImageServiceServer;
 use cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use cri_service::{ImageApi, RuntimeApi};
 use lifecycle::{Node, RegistryFiles};
+use streaming::Streaming;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::service::Routes;
 
 use crate::listen::listen;
+use crate::sessions::{self, Sessions};
 use crate::{notify, serve, verbs, version_files};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -85,6 +87,7 @@ fn start_logs(invocation: &Invocation, config: &Config) -> Result<telemetry::Han
 async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle) -> Done {
     // Bound first, so that a second daemon on the same socket stops before it touches the store.
     let listener = listen(&config.api.listen)?;
+    let streaming_options = sessions::options(&config)?;
     let files = RegistryFiles {
         registries_conf: invocation.options.registries_conf.clone(),
         registries_conf_dir: invocation.options.registries_conf_dir.clone(),
@@ -97,11 +100,13 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     if is_wiping {
         node.remove_all_sandboxes().await;
     }
+    let backend = Arc::new(Sessions(Arc::clone(&node)));
+    let (streaming, streaming_server) = Streaming::bind(&streaming_options, backend).await?;
     version_files::write(versions.volatile.as_deref())?;
     version_files::write(versions.persistent.as_deref())?;
     mark_running(clean_shutdown.as_deref())?;
     let mut signals = Signals::new()?;
-    let runtime = RuntimeServiceServer::new(RuntimeApi::new(Arc::clone(&node)))
+    let runtime = RuntimeServiceServer::new(RuntimeApi::new(Arc::clone(&node), Arc::clone(&streaming)))
         .max_decoding_message_size(receive_max)
         .max_encoding_message_size(send_max);
     let images = ImageServiceServer::new(ImageApi::new(Arc::clone(&node)))
@@ -109,7 +114,8 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
         .max_encoding_message_size(send_max);
     let routes = Routes::new(runtime).add_service(images).prepare();
     let serving = tokio::spawn(serve::accept(listener, routes));
-    tracing::info!(socket = %socket.display(), "serving");
+    let streaming_sessions = tokio::spawn(streaming_server.run());
+    tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving");
     notify::notify("READY=1");
     let watchdog = tokio::spawn(watch_dog(Arc::clone(&node)));
     loop {
@@ -127,6 +133,7 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     tracing::info!("ending; containers go on running");
     watchdog.abort();
     serving.abort();
+    streaming_sessions.abort();
     let _ = std::fs::remove_file(&socket);
     mark_clean(clean_shutdown.as_deref(), &config.root.root)
 }

@@ -8,6 +8,7 @@ mod daemon;
 mod listen;
 mod notify;
 mod serve;
+mod sessions;
 mod verbs;
 mod version_files;
 

@@ -69,7 +69,7 @@ impl Node {
             return Err(ExecSyncError::NotRunning { container: container.id.clone(), state: state.word() });
         }
         let directory = container.directory.clone();
-        let process = blocking::run("read process", move || process_for(&directory, command))
+        let process = blocking::run("read process", move || process_for(&directory, command, false))
             .await
             .map_err(|source| ExecSyncError::Spec { container: container.id.clone(), source })?;
         // A task of its own: a client that hangs up leaves no half-waited process behind.
@@ -82,16 +82,17 @@ impl Node {
     }
 }
 
-/// The container's own process object with another command and no terminal.
-fn process_for(
+/// The container's own process object with another command, and with a terminal or without.
+pub(crate) fn process_for(
     directory: &std::path::Path,
     command: Vec<String>,
+    has_terminal: bool,
 ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
     let spec = state_store::spec::load_spec(directory)?.ok_or("its config.json is missing")?;
     let mut process = spec.process;
     let fields = process.as_object_mut().ok_or("its config.json has no process")?;
     fields.insert("args".to_owned(), command.into());
-    fields.insert("terminal".to_owned(), false.into());
+    fields.insert("terminal".to_owned(), has_terminal.into());
     fields.remove("consoleSize");
     Ok(serde_json::to_vec(&process)?)
 }

@@ -61,6 +61,10 @@ impl Waiting {
         self.child()?.get_ref().signal(Signal::KILL)
     }
 
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.child()?.get_ref().signal(signal)
+    }
+
     /// Waits for the end. Being cancelled loses nothing; once it has returned the child is gone.
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {

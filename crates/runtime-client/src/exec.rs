@@ -28,6 +28,13 @@ const END_AFTER_KILL: Duration = Duration::from_secs(2);
 
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
+/// The files of one exec: what the runtime is to run, and where it leaves the program's pid.
+pub(crate) fn files(directory: &Path) -> (Temporary, Temporary) {
+    let number = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+    let file = |extension| Temporary(directory.join(format!("exec-{number}.{extension}")));
+    (file("json"), file("pid"))
+}
+
 /// How a program in a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEnd {
@@ -69,7 +76,8 @@ pub enum ExecError {
 }
 
 /// Removes a file when it is done with.
-struct Temporary(PathBuf);
+#[derive(Debug)]
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -89,9 +97,7 @@ impl RuntimeHandler {
         directory: &Path,
     ) -> Result<ExecEnd, ExecError> {
         let failed = |source| ExecError::Run { runtime: self.runtime.clone(), container: container.clone(), source };
-        let number = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-        let process_file = Temporary(directory.join(format!("exec-{number}.json")));
-        let pid_file = Temporary(directory.join(format!("exec-{number}.pid")));
+        let (process_file, pid_file) = files(directory);
         durable::replace(&process_file.0, process, 0o600, durable::Durability::Volatile)
             .map_err(|error| failed(io::Error::other(error)))?;
         let mut session = self.spawn_exec(container, &process_file.0, &pid_file.0).map_err(failed)?;
@@ -113,7 +119,14 @@ impl RuntimeHandler {
         Ok(ExecEnd::Exited { code: status.as_code(), stdout: session.stdout, stderr: session.stderr })
     }
 
-    fn spawn_exec(&self, container: &ContainerId, process: &Path, pid_file: &Path) -> io::Result<Session> {
+    /// The runtime's command line for an exec; `options` go before the container.
+    pub(crate) fn exec_command(
+        &self,
+        container: &ContainerId,
+        process: &Path,
+        pid_file: &Path,
+        options: &[&OsStr],
+    ) -> io::Result<Command> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);
         let mut command = Command::new(&self.runtime)?;
@@ -127,16 +140,24 @@ impl RuntimeHandler {
             process.as_os_str(),
             OsStr::new("--pid-file"),
             pid_file.as_os_str(),
-            OsStr::new(container.as_str()),
         ] {
             command.arg(argument)?;
         }
+        for option in options {
+            command.arg(option)?;
+        }
+        command.arg(container.as_str())?;
         child::inherit_environment(&mut command)?;
+        command.own_process_group();
+        Ok(command)
+    }
+
+    fn spawn_exec(&self, container: &ContainerId, process: &Path, pid_file: &Path) -> io::Result<Session> {
+        let mut command = self.exec_command(container, process, pid_file, &[])?;
         let (out, out_writer) = child::reading_pipe()?;
         let (err, err_writer) = child::reading_pipe()?;
         command.descriptor(child::null()?.as_fd(), 0)?;
         command.descriptor(out_writer.as_fd(), 1)?.descriptor(err_writer.as_fd(), 2)?;
-        command.own_process_group();
         Ok(Session { child: Waiting::new(command.spawn()?)?, out, err, stdout: Vec::new(), stderr: Vec::new() })
     }
 }

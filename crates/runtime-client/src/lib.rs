@@ -9,6 +9,7 @@
 mod child;
 pub mod create;
 pub mod exec;
+pub mod exec_session;
 pub mod exits;
 pub mod features;
 pub mod log;

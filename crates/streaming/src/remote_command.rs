@@ -144,19 +144,14 @@ impl Channels {
                 return error.map(|error| Self { stdin, stdout, stderr, resize, error, version });
             }
             let Opened { headers, input, output, .. } = opened.recv().await?;
-            // Dropping the other half is what tells that nobody reads or writes it.
+            // The half that is not used is forgotten, not finished: clients take the end of ours for a remote side that
+            // wants no more input, and end theirs.
             match spdy::find(&headers, "streamtype") {
                 Some("error") => error = Some(output),
-                Some("stdin") if streams.has_stdin => {
-                    stdin = Some(input);
-                    let _ = output.finish().await;
-                }
+                Some("stdin") if streams.has_stdin => stdin = Some(input),
                 Some("stdout") if streams.has_stdout => stdout = Some(output),
                 Some("stderr") if has_stderr => stderr = Some(output),
-                Some("resize") if has_resize => {
-                    resize = Some(input);
-                    let _ = output.finish().await;
-                }
+                Some("resize") if has_resize => resize = Some(input),
                 other => tracing::debug!(kind = other, "a stream that was not asked for"),
             }
         }
