@@ -245,6 +245,16 @@ impl Cri {
         Ok(answer.status.expect("a status"))
     }
 
+    /// UpdateContainerResources.
+    pub async fn update(&self, id: &str, limits: v1::LinuxContainerResources) -> Result<(), Status> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limits),
+            ..Default::default()
+        };
+        self.runtime.clone().update_container_resources(request).await.map(drop)
+    }
+
     /// The process of a container, from the verbose part of ContainerStatus.
     pub async fn container_pid(&self, id: &str) -> i32 {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };

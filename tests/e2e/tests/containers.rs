@@ -366,25 +366,49 @@ fn limits_reach_the_kernel() {
         let read =
             async |path: &str| cri.exec(&container.id, &["cat", path], 5).await.ok().filter(|a| a.exit_code == 0);
         let text = |answer: v1::ExecSyncResponse| String::from_utf8_lossy(&answer.stdout).trim().to_owned();
-        let memory = match read("/sys/fs/cgroup/memory.max").await {
+        let memory_limit = async || match read("/sys/fs/cgroup/memory.max").await {
             Some(answer) => text(answer),
             None => text(read("/sys/fs/cgroup/memory/memory.limit_in_bytes").await.expect("a memory limit")),
         };
-        assert_eq!(memory, (64 << 20).to_string(), "{}", handler.name);
+        assert_eq!(memory_limit().await, (64 << 20).to_string(), "{}", handler.name);
         let status = cri.output(&container.id, &["cat", "/proc/1/status"]).await;
         let field =
             |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
         assert_eq!(field("NoNewPrivs:"), "1");
         assert_eq!(field("CapEff:"), "0000000000002000", "NET_RAW only");
         assert_eq!(cri.output(&container.id, &["cat", "/proc/1/oom_score_adj"]).await, "500");
-        let resources = cri
-            .status(&container.id)
-            .await
-            .expect("ContainerStatus")
-            .resources
-            .and_then(|all| all.linux)
-            .expect("resources");
-        assert_eq!((resources.memory_limit_in_bytes, resources.cpu_quota), (64 << 20, 50_000));
+        let reported = async || {
+            let status = cri.status(&container.id).await.expect("ContainerStatus");
+            let limits = status.resources.and_then(|all| all.linux).expect("resources");
+            (limits.memory_limit_in_bytes, limits.cpu_quota, limits.cpu_shares)
+        };
+        assert_eq!(reported().await, (64 << 20, 50_000, 512));
+
+        // They change while it runs; what is not named stays.
+        let limits = v1::LinuxContainerResources::default;
+        cri.update(
+            &container.id,
+            v1::LinuxContainerResources {
+                memory_limit_in_bytes: 96 << 20,
+                cpu_period: 100_000,
+                cpu_quota: 80_000,
+                ..limits()
+            },
+        )
+        .await
+        .expect("UpdateContainerResources");
+        assert_eq!(memory_limit().await, (96 << 20).to_string(), "{}", handler.name);
+        assert_eq!(reported().await, (96 << 20, 80_000, 512));
+        // Limits no process could live under, or below what is used so that the kernel would kill it, are refused and
+        // change nothing.
+        let too_low = v1::LinuxContainerResources { memory_limit_in_bytes: 4096, ..limits() };
+        refused(cri.update(&container.id, too_low).await, Code::InvalidArgument);
+        cri.output(&container.id, &["dd", "if=/dev/zero", "of=/dev/shm/used", "bs=1M", "count=24"]).await;
+        let in_use = v1::LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..limits() };
+        let message = refused(cri.update(&container.id, in_use).await, Code::Unknown);
+        assert!(message.contains("cannot decrease memory limit to 16777216"), "{message}");
+        assert_eq!(memory_limit().await, (96 << 20).to_string(), "{}", handler.name);
+        assert_eq!(reported().await, (96 << 20, 80_000, 512));
     });
 }
 
