@@ -3,7 +3,7 @@
 //! Promises: every RPC of `runtime.v1` answers; what is not built yet answers `Unimplemented` with the call's name.
 //! Decides nothing itself. The only crate that names a gRPC status code: one exhaustive match an operation, below its
 //! RPC. Must not know: disk, kernel, how anything is done.
-//! Begin reading at [`RuntimeApi`] and [`ImageApi`]; each RPC has a file of its name.
+//! Begin reading at [`RuntimeApi`] and [`ImageApi`]; each RPC has a file of its name. [`ProgressApi`] is beyond the CRI.
 #![forbid(unsafe_code)]
 
 mod attach;
@@ -24,6 +24,7 @@ mod list_pod_sandbox_stats;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod port_forward;
+mod progress_service;
 mod pull_image;
 mod refusal;
 mod remove_container;
@@ -40,6 +41,7 @@ mod to_cri;
 mod update_container_resources;
 
 pub use image_service::ImageApi;
+pub use progress_service::ProgressApi;
 pub use runtime_service::RuntimeApi;
 
 /// Largest number of entries in one message of a streaming list. Source: CRI-O.

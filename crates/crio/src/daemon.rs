@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use config::cli::{Invocation, LogFormat};
 use config::{Config, Loaded, Sources, ThisHost};
+use cri_api::beyond::progress_service_server::ProgressServiceServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
 use cri_api::v1::runtime_service_server::RuntimeServiceServer;
-use cri_service::{ImageApi, RuntimeApi};
+use cri_service::{ImageApi, ProgressApi, RuntimeApi};
 use lifecycle::{Node, RegistryFiles};
 use streaming::Streaming;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -112,7 +113,8 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     let images = ImageServiceServer::new(ImageApi::new(Arc::clone(&node)))
         .max_decoding_message_size(receive_max)
         .max_encoding_message_size(send_max);
-    let routes = Routes::new(runtime).add_service(images).prepare();
+    let progress = ProgressServiceServer::new(ProgressApi::new(Arc::clone(&node)));
+    let routes = Routes::new(runtime).add_service(images).add_service(progress).prepare();
     let serving = tokio::spawn(serve::accept(listener, routes));
     let streaming_sessions = tokio::spawn(streaming_server.run());
     tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cri_api::beyond::progress_service_client::ProgressServiceClient;
+use cri_api::beyond::{PullProgressRequest, PullProgressResponse};
 use cri_api::v1::image_service_client::ImageServiceClient;
 use cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use cri_api::v1::{
@@ -37,6 +39,7 @@ const MESSAGE_MAX_BYTES: usize = 80 << 20;
 pub(crate) struct Client {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    progress: ProgressServiceClient<Channel>,
     timeout: Option<Duration>,
 }
 
@@ -56,7 +59,8 @@ impl Client {
             .map_err(|source| CallError::Connect { endpoint: endpoint.to_owned(), source })?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX_BYTES),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX_BYTES),
+            progress: ProgressServiceClient::new(channel),
             timeout: timeout.map(Duration::from_secs),
         })
     }
@@ -101,7 +105,7 @@ macro_rules! requests {
     ($($service:ident $method:ident $name:literal: $request:ty => $response:ty, $bound:ident;)*) => {
         impl Client {
             $(
-                #[doc = concat!("CRI ", $name, ".")]
+                #[doc = concat!($name, ".")]
                 pub(crate) async fn $method(&self, message: $request) -> Result<$response, CallError> {
                     let mut request = Request::new(message);
                     request.set_timeout(self.timeout.unwrap_or($bound));
@@ -130,4 +134,5 @@ requests! {
     images image_status "ImageStatus": ImageStatusRequest => ImageStatusResponse, QUESTION_TIMEOUT;
     images pull_image "PullImage": PullImageRequest => PullImageResponse, PULL_TIMEOUT;
     images remove_image "RemoveImage": RemoveImageRequest => RemoveImageResponse, CHANGE_TIMEOUT;
+    progress pull_progress "PullProgress": PullProgressRequest => PullProgressResponse, QUESTION_TIMEOUT;
 }

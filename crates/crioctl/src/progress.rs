@@ -1,37 +1,99 @@
-//! Signs of life on a terminal. CRI says nothing about a pull until it is over, so there is a clock and no percentage.
+//! How far a pull has come, on a terminal: a bar where the engine tells, a clock where it does not.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use cri_api::beyond::{PullProgress, PullProgressRequest};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::client::Client;
 
 /// Smooth to the eye, cheap on a slow line.
 const TICK: Duration = Duration::from_millis(120);
+const CLOCK: &str = "{spinner} {msg} {elapsed}";
+// On a narrow line it is the name that is cut.
+const BAR: &str = "{spinner} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left {wide_msg}";
 
 /// A line that shows that something is under way, while it exists; nothing unless standard error is a terminal.
 #[derive(Debug)]
-pub(crate) struct Progress(ProgressBar);
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    what: String,
+    has_total: bool,
+}
 
 impl Progress {
     /// Begins to show.
     pub(crate) fn begin(what: String) -> Self {
         let bar = ProgressBar::new_spinner();
         if std::io::stderr().is_terminal() {
-            bar.set_style(
-                ProgressStyle::with_template("{spinner} {msg} {elapsed}")
-                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
-            bar.set_message(what);
+            bar.set_style(style(CLOCK));
+            bar.set_message(what.clone());
             bar.enable_steady_tick(TICK);
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self(bar)
+        Self { bar, what, has_total: false }
     }
+
+    /// Shows how far the engine is with the image, until it is asked no more. An engine that cannot tell is asked once.
+    pub(crate) async fn follow_pull(&mut self, client: &Client, image: &str) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let question = PullProgressRequest { image: image.to_owned() };
+        while let Ok(answer) = client.pull_progress(question.clone()).await {
+            if let Some(progress) = answer.progress {
+                self.show(progress);
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn show(&mut self, progress: PullProgress) {
+        if progress.bytes_total == 0 {
+            return;
+        }
+        self.bar.set_length(progress.bytes_total);
+        self.bar.set_position(progress.bytes);
+        self.bar.set_message(format!("{} of {} layers, {}", progress.layers, progress.layers_total, self.what));
+        if !self.has_total {
+            self.has_total = true;
+            self.bar.set_style(style(BAR));
+            // Speed and time left count from here, not from the search for the manifest.
+            self.bar.reset_eta();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_understood() {
+        for template in [CLOCK, BAR] {
+            ProgressStyle::with_template(template).expect("a template");
+        }
+    }
+
+    #[test]
+    fn the_bar_follows_what_the_engine_says() {
+        let mut progress = Progress::begin("pulling a".to_owned());
+        progress.show(PullProgress::default());
+        assert!(!progress.has_total, "before the manifest there is nothing to measure by");
+        progress.show(PullProgress { bytes: 5, bytes_total: 30, layers: 1, layers_total: 2 });
+        assert_eq!((progress.bar.position(), progress.bar.length()), (5, Some(30)));
+        assert_eq!(progress.bar.message(), "1 of 2 layers, pulling a");
     }
 }

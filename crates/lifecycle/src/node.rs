@@ -23,6 +23,7 @@ use crate::handler::Handlers;
 use crate::in_flight::InFlight;
 use crate::objects::{LookupError, Objects};
 use crate::pull_image::{PullImageError, PullKey};
+use crate::pull_progress::PullsUnderWay;
 use crate::remove_container::RemoveContainerError;
 use crate::remove_sandbox::RemoveSandboxError;
 use crate::run_sandbox::RunSandboxError;
@@ -127,6 +128,7 @@ pub struct Node {
     pub(crate) starts: InFlight<ContainerId, (), StartContainerError>,
     pub(crate) removals: InFlight<ContainerId, (), RemoveContainerError>,
     pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
+    pub(crate) pulls_under_way: PullsUnderWay,
     _network_watch: network::Watch,
 }
 
@@ -189,6 +191,7 @@ impl Node {
             starts: InFlight::default(),
             removals: InFlight::default(),
             pulls: InFlight::default(),
+            pulls_under_way: PullsUnderWay::default(),
             config,
             _network_watch: network_watch,
         });

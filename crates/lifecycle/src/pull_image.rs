@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::blocking;
 use crate::node::Node;
+use crate::pull_progress::{PullCounters, PullProgress};
 use crate::undo::chain;
 
 /// Layers fetched and unpacked at once. Inflating is the bottleneck and a pull must not take every core of a node.
@@ -157,6 +158,12 @@ impl Node {
         pulled
     }
 
+    /// How far the pull of `image`, as it was asked for, has come; `None` if there is none.
+    #[must_use]
+    pub fn pull_progress(&self, image: &str) -> Option<PullProgress> {
+        self.pulls_under_way.of(image)
+    }
+
     pub(crate) async fn pull(
         self: &Arc<Self>,
         image: &str,
@@ -164,9 +171,10 @@ impl Node {
     ) -> Result<ImageId, PullImageError> {
         let sources = self.sources(image)?;
         let credentials = self.credentials(auth)?;
+        let under_way = self.pulls_under_way.begin(image);
         let mut tried = Vec::new();
         for source in &sources {
-            match self.pull_source(source, &credentials).await {
+            match self.pull_source(source, &credentials, under_way.counters()).await {
                 Ok(id) => {
                     tracing::info!(image, image.id = %id, "image is pulled");
                     return Ok(id);
@@ -209,6 +217,7 @@ impl Node {
         self: &Arc<Self>,
         source: &Source,
         credentials: &Credentials,
+        counters: &PullCounters,
     ) -> Result<ImageId, PullImageError> {
         let name = source.to_string();
         let resolved = self
@@ -216,7 +225,7 @@ impl Node {
             .resolve(source, credentials, &Platform::host())
             .await
             .map_err(|source| PullImageError::Resolve { image: name.clone(), source: Box::new(source) })?;
-        let top = self.fetch_layers(&name, &resolved).await?;
+        let top = self.fetch_layers(&name, &resolved, counters).await?;
         let created = ImageConfig::parse(&resolved.config_bytes).ok().and_then(|config| config.created.parse().ok());
         let id = resolved.image_id.clone();
         let new = NewImage {
@@ -247,10 +256,12 @@ impl Node {
         self: &Arc<Self>,
         name: &str,
         image: &ResolvedImage,
+        counters: &PullCounters,
     ) -> Result<Option<LayerPin>, PullImageError> {
         let (top, present) = self.present_layers(name, image).await?;
         let mut pins: Vec<LayerPin> = top.into_iter().collect();
-        match self.fetch_missing(name, image, present, &mut pins).await {
+        counters.begin(image.layers.iter().skip(present).map(|layer| layer.size));
+        match self.fetch_missing(name, image, present, &mut pins, counters).await {
             Ok(()) => Ok(pins.pop()),
             Err(error) => {
                 self.drop_layers(pins).await;
@@ -280,12 +291,13 @@ impl Node {
         image: &ResolvedImage,
         present: usize,
         pins: &mut Vec<LayerPin>,
+        counters: &PullCounters,
     ) -> Result<(), PullImageError> {
         let missing: Vec<(usize, LayerBlob)> = image.layers.iter().cloned().enumerate().skip(present).collect();
         let mut staged = stream::iter(missing.into_iter().map(|(index, layer)| {
             let (node, name, image) = (Arc::clone(self), name.to_owned(), image.clone());
             async move {
-                let staged = node.stage(&name, &image, &layer).await?;
+                let staged = node.stage(&name, &image, &layer, counters).await?;
                 Ok::<_, PullImageError>((index, layer, staged))
             }
         }))
@@ -298,6 +310,7 @@ impl Node {
             while let Some((layer, layer_staged)) = waiting.remove(&next) {
                 let parent = pins.last().map(|pin| pin.id().clone());
                 pins.push(self.commit(name, layer, layer_staged, parent).await?);
+                counters.committed();
                 next += 1;
             }
         }
@@ -329,7 +342,13 @@ impl Node {
     }
 
     /// One layer from the network onto disk, without a name yet.
-    async fn stage(&self, name: &str, image: &ResolvedImage, layer: &LayerBlob) -> Result<StagedLayer, PullImageError> {
+    async fn stage(
+        &self,
+        name: &str,
+        image: &ResolvedImage,
+        layer: &LayerBlob,
+        counters: &PullCounters,
+    ) -> Result<StagedLayer, PullImageError> {
         let digest = layer.digest.to_string();
         let blob_failed =
             |source| PullImageError::Blob { image: name.to_owned(), layer: digest.clone(), source: Box::new(source) };
@@ -341,8 +360,10 @@ impl Node {
         });
         let fetching = async move {
             while let Some(chunk) = blob.next_chunk().await {
+                let chunk = chunk?;
+                counters.arrived(chunk.len());
                 // A receiver that has gone has its own, better reason.
-                if sender.send(chunk?).await.is_err() {
+                if sender.send(chunk).await.is_err() {
                     break;
                 }
             }

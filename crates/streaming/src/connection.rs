@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::stream::{OUTBOX_FRAMES, Outbox, Outgoing};
+use crate::websocket::{self, Tunnel};
 
 /// How often a connection that is not being read is asked whether its client still exists.
 const PRESENCE_PERIOD: Duration = Duration::from_secs(1);
@@ -54,6 +55,8 @@ pub(crate) struct Receiver {
     half: OwnedReadHalf,
     /// Read already, not yet used.
     ready: Bytes,
+    /// Within WebSocket messages, and where answers to pings go.
+    tunnel: Option<(Tunnel, Outbox)>,
     activity: Activity,
 }
 
@@ -65,9 +68,20 @@ impl Receiver {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.activity.note();
-            self.ready = buffer.into();
+            self.ready = self.unwrap(buffer)?;
         }
         Ok(())
+    }
+
+    /// What arrived, without what carries it.
+    fn unwrap(&mut self, arrived: Vec<u8>) -> io::Result<Bytes> {
+        let Some((tunnel, outbox)) = &mut self.tunnel else { return Ok(arrived.into()) };
+        let (bytes, pongs) = tunnel.unwrap(&arrived)?;
+        for pong in pongs {
+            // A queue that is full is a sign of life too.
+            let _ = outbox.try_send(Outgoing::Raw(pong));
+        }
+        Ok(bytes.into())
     }
 
     /// Between one and `most` bytes.
@@ -127,6 +141,7 @@ struct Sender {
     half: OwnedWriteHalf,
     queue: mpsc::Receiver<Outgoing>,
     frame: Bytes,
+    carrier: Carrier,
     activity: Activity,
 }
 
@@ -138,12 +153,22 @@ impl Sender {
                 self.half.write_buf(&mut self.frame).await?;
                 self.activity.note();
             }
-            match self.queue.recv().await {
-                Some(Outgoing::Frame(frame)) => self.frame = frame.into(),
-                Some(Outgoing::End) | None => return self.half.shutdown().await,
+            match (self.queue.recv().await, self.carrier) {
+                (Some(Outgoing::Frame(frame)), Carrier::Tunnel) => self.frame = websocket::wrap(&frame).into(),
+                (Some(Outgoing::Frame(frame) | Outgoing::Raw(frame)), _) => self.frame = frame.into(),
+                (Some(Outgoing::End) | None, _) => return self.half.shutdown().await,
             }
         }
     }
+}
+
+/// What a protocol's bytes travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The connection itself.
+    Connection,
+    /// Binary messages of a WebSocket connection.
+    Tunnel,
 }
 
 /// Reads what the client sends and hands it to the session's streams.
@@ -160,6 +185,7 @@ pub(crate) trait Protocol {
 pub(crate) async fn serve<P, S>(
     stream: TcpStream,
     leftover: Bytes,
+    carrier: Carrier,
     idle_limit: Duration,
     begin: impl FnOnce(Outbox) -> io::Result<(P, S)>,
 ) -> io::Result<()>
@@ -170,8 +196,10 @@ where
     let activity = Activity::new();
     let (read_half, write_half) = stream.into_split();
     let (outbox, queue) = mpsc::channel(OUTBOX_FRAMES);
-    let mut receiver = Receiver { half: read_half, ready: leftover, activity: activity.clone() };
-    let mut sender = Sender { half: write_half, queue, frame: Bytes::new(), activity: activity.clone() };
+    let tunnel = (carrier == Carrier::Tunnel).then(|| (Tunnel::default(), outbox.clone()));
+    let mut receiver = Receiver { half: read_half, ready: Bytes::new(), tunnel, activity: activity.clone() };
+    receiver.ready = receiver.unwrap(leftover.into())?;
+    let mut sender = Sender { half: write_half, queue, frame: Bytes::new(), carrier, activity: activity.clone() };
     let (mut protocol, session) = begin(outbox.clone())?;
     let error = {
         tokio::pin!(session);
@@ -190,6 +218,9 @@ where
     let ending = async {
         if let Some(frame) = farewell {
             let _ = outbox.send(Outgoing::Frame(frame)).await;
+        }
+        if carrier == Carrier::Tunnel {
+            let _ = outbox.send(Outgoing::Raw(websocket::close())).await;
         }
         let _ = outbox.send(Outgoing::End).await;
     };

@@ -24,6 +24,8 @@ use crate::stream::{Input, Output, PIECE_MAX_BYTES};
 
 /// The protocol's only version over SPDY.
 pub(crate) const PROTOCOL: &str = "portforward.k8s.io";
+/// SPDY with that protocol within WebSocket messages, as newer clients of Kubernetes do.
+pub(crate) const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 /// How long connecting within a namespace may take, per address. Loopback answers at once or not at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long one half of a pair of streams waits for the other. Source: CRI-O.

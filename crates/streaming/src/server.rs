@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::{AttachRequest, Backend, ExecRequest, PortForwardRequest, Streams};
+use crate::connection::Carrier;
 use crate::port_forward::{self, Forward};
 use crate::remote_command::{self, Channels, Version};
 use crate::tokens::{PrepareError, Tokens};
@@ -240,6 +241,7 @@ enum Upgrade {
     WebSocket(Version, Coding),
     /// Port forwarding, with the ports that the client names.
     SpdyPorts,
+    TunneledPorts,
     WebSocketPorts(Vec<u16>, Coding),
 }
 
@@ -307,6 +309,9 @@ fn negotiate_websocket(headers: &HeaderMap, session: &Session, query: &str) -> R
     let chosen = match session {
         Session::Exec(_) | Session::Attach(_) => remote_command::choose_websocket(&offered)
             .map(|(name, version, coding)| (name, Upgrade::WebSocket(version, coding))),
+        Session::PortForward(_) if offered.iter().any(|name| name == port_forward::TUNNEL_PROTOCOL) => {
+            Some((Some(port_forward::TUNNEL_PROTOCOL), Upgrade::TunneledPorts))
+        }
         Session::PortForward(request) => {
             let known = |name: &str| match name {
                 "v4.channel.k8s.io" => Some(("v4.channel.k8s.io", Coding::Binary)),
@@ -359,10 +364,11 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
         .downcast::<TokioIo<TcpStream>>()
         .map_err(|_| io::Error::other("the connection is no TCP connection"))?;
     let (stream, leftover, idle) = (parts.io.into_inner(), parts.read_buf, streaming.idle_limit);
+    let carrier = if upgrade == Upgrade::TunneledPorts { Carrier::Tunnel } else { Carrier::Connection };
     let backend = Arc::clone(&streaming.backend);
     match (session, upgrade) {
         (Session::PortForward(request), Upgrade::WebSocketPorts(ports, coding)) => {
-            connection::serve(stream, leftover, idle, |outbox| {
+            connection::serve(stream, leftover, carrier, idle, |outbox| {
                 let mut connection = websocket::Connection::new(outbox, coding, CloseSignal::Unknown);
                 let connections = (0_u8..).step_by(2).zip(ports).map(|(channel, port)| Forward {
                     port,
@@ -376,14 +382,14 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
             .await
         }
         (Session::PortForward(request), _) => {
-            connection::serve(stream, leftover, idle, |outbox| {
+            connection::serve(stream, leftover, carrier, idle, |outbox| {
                 let (connection, opened) = spdy::Connection::new(outbox)?;
                 Ok((connection, port_forward::run_spdy(backend, request.sandbox, opened)))
             })
             .await
         }
         (session, Upgrade::WebSocket(version, coding)) => {
-            connection::serve(stream, leftover, idle, |outbox| {
+            connection::serve(stream, leftover, carrier, idle, |outbox| {
                 let (connection, channels) = Channels::of_websocket(outbox, streams_of(&session), version, coding);
                 Ok((connection, async move {
                     if channels.greet().await.is_ok() {
@@ -395,7 +401,7 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
         }
         (session, upgrade) => {
             let version = if let Upgrade::Spdy(version) = upgrade { version } else { Version::V1 };
-            connection::serve(stream, leftover, idle, |outbox| {
+            connection::serve(stream, leftover, carrier, idle, |outbox| {
                 let (connection, opened) = spdy::Connection::new(outbox)?;
                 Ok((connection, async move {
                     match Channels::of_spdy(opened, streams_of(&session), version).await {

@@ -32,8 +32,10 @@ impl Input {
 /// What the connection's writer is told.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    /// Bytes to send as they are.
+    /// A frame of the session's protocol.
     Frame(Vec<u8>),
+    /// A frame of what carries that protocol.
+    Raw(Vec<u8>),
     /// Nothing follows: flush, and close this direction.
     End,
 }

@@ -85,6 +85,16 @@ pub(crate) fn message(channel: u8, coding: Coding, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A message with another protocol's bytes.
+pub(crate) fn wrap(bytes: &[u8]) -> Vec<u8> {
+    frame(BINARY, &[bytes])
+}
+
+/// The end of a connection as intended.
+pub(crate) fn close() -> Vec<u8> {
+    frame(CLOSE, &[&CLOSED_NORMALLY.to_be_bytes()])
+}
+
 /// The head of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
@@ -163,6 +173,69 @@ impl Assembly {
         self.is_open = !head.is_last;
         Ok(head.is_last.then(|| std::mem::take(&mut self.parts)))
     }
+}
+
+/// Takes another protocol's bytes out of messages. Borders of messages mean nothing then.
+#[derive(Debug, Default)]
+pub(crate) struct Tunnel {
+    /// The head of a frame, as far as it has arrived.
+    start: Vec<u8>,
+    /// The frame whose payload is arriving, and how much of it has.
+    current: Option<(Head, usize)>,
+    /// The payload of a control frame, as far as it has arrived.
+    control: Vec<u8>,
+}
+
+impl Tunnel {
+    /// What `arrived` carries, and answers to the pings among it.
+    pub(crate) fn unwrap(&mut self, mut arrived: &[u8]) -> io::Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        let (mut bytes, mut pongs) = (Vec::with_capacity(arrived.len()), Vec::new());
+        loop {
+            let Some((head, done)) = self.current else {
+                let [first, second, rest @ ..] = self.start.as_slice() else {
+                    let Some((byte, after)) = arrived.split_first() else { return Ok((bytes, pongs)) };
+                    self.start.push(*byte);
+                    arrived = after;
+                    continue;
+                };
+                if rest.len() == head_rest_bytes(*second) {
+                    let head = parse_head(*first, *second, rest).map_err(refused)?;
+                    self.start.clear();
+                    self.current = Some((head, 0));
+                    continue;
+                }
+                let Some((byte, after)) = arrived.split_first() else { return Ok((bytes, pongs)) };
+                self.start.push(*byte);
+                arrived = after;
+                continue;
+            };
+            let (now, after) = arrived.split_at((head.length - done).min(arrived.len()));
+            let target = if head.opcode >= CLOSE { &mut self.control } else { &mut bytes };
+            let mask = head.mask.iter().cycle().skip(done % 4);
+            target.extend(now.iter().zip(mask).map(|(byte, key)| byte ^ key));
+            arrived = after;
+            let done = done + now.len();
+            if done < head.length {
+                self.current = Some((head, done));
+                return Ok((bytes, pongs));
+            }
+            self.current = None;
+            let control = std::mem::take(&mut self.control);
+            match head.opcode {
+                CLOSE => return Err(io::ErrorKind::UnexpectedEof.into()),
+                PING => pongs.push(frame(PONG, &[&control])),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn refused(breach: Breach) -> io::Error {
+    let text = match breach {
+        Breach::Protocol(what) => what,
+        Breach::Size => "a message is too long",
+    };
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// The channel of a message and what it carries.
@@ -253,11 +326,7 @@ impl Connection {
 
     fn broken(&mut self, breach: Breach) -> io::Error {
         self.breach = Some(breach);
-        let text = match breach {
-            Breach::Protocol(what) => what,
-            Breach::Size => "a message is too long",
-        };
-        io::Error::new(io::ErrorKind::InvalidData, text)
+        refused(breach)
     }
 
     async fn send(&self, receiver: &Receiver, frame: Vec<u8>) -> io::Result<()> {
@@ -284,8 +353,11 @@ impl Protocol for Connection {
     }
 }
 
-/// Reads bytes as a client's frames and messages would be. For fuzzing.
+/// Reads bytes as a client's frames and messages would be, and as a tunnel's. For fuzzing.
 pub fn fuzz_messages(bytes: &[u8]) {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let mut tunnel = Tunnel::default();
+    let _ = tunnel.unwrap(first).and_then(|_| tunnel.unwrap(second));
     for coding in [Coding::Binary, Coding::Base64] {
         let mut assembly = Assembly::default();
         let mut rest = bytes;
@@ -354,6 +426,32 @@ mod tests {
             assert_eq!(rest.len(), head_rest_bytes(second));
             assert_eq!(parse_head(first, second, rest), expected);
         }
+    }
+
+    #[test]
+    fn a_tunnel_gives_the_same_bytes_however_they_are_cut() {
+        let mask = [9, 8, 7, 6];
+        let client = |first: u8, payload: &[u8]| {
+            let mut masked = payload.to_vec();
+            unmask(&mut masked, mask);
+            [&[first, 0x80 | u8::try_from(payload.len()).expect("is short")], &mask[..], &masked].concat()
+        };
+        let sent = [client(0x02, b"hello "), client(0x89, b"ping"), client(0x80, b""), client(0x82, b"world")].concat();
+        for cut in 0..=sent.len() {
+            let mut tunnel = Tunnel::default();
+            let (mut bytes, mut pongs) = tunnel.unwrap(&sent[..cut]).expect("is fine");
+            let (more_bytes, more_pongs) = tunnel.unwrap(&sent[cut..]).expect("is fine");
+            bytes.extend(more_bytes);
+            pongs.extend(more_pongs);
+            assert_eq!(
+                (bytes.as_slice(), pongs),
+                (&b"hello world"[..], vec![b"\x8a\x04ping".to_vec()]),
+                "cut at {cut}"
+            );
+        }
+        let mut tunnel = Tunnel::default();
+        assert!(tunnel.unwrap(&client(0x88, b"")).is_err(), "closed");
+        assert!(Tunnel::default().unwrap(b"\x82\x01\0\0\0\0").is_err(), "not masked");
     }
 
     #[test]

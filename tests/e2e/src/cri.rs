@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cri_api::v1;
+use cri_api::beyond::progress_service_client::ProgressServiceClient;
 use cri_api::v1::image_service_client::ImageServiceClient;
 use cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use cri_api::{beyond, v1};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -23,6 +24,8 @@ pub struct Cri {
     pub runtime: RuntimeServiceClient<Channel>,
     /// The image service.
     pub images: ImageServiceClient<Channel>,
+    /// What this daemon tells beyond the CRI.
+    pub progress: ProgressServiceClient<Channel>,
 }
 
 /// A sandbox as a client knows it.
@@ -93,6 +96,7 @@ impl Cri {
         let channel = endpoint.connect_lazy();
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX_BYTES),
+            progress: ProgressServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES),
         }
     }
@@ -107,6 +111,12 @@ impl Cri {
         let image = Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() });
         let request = v1::PullImageRequest { image, auth, sandbox_config: None };
         Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    /// How far a pull of `image` has come.
+    pub async fn pull_progress(&self, image: &str) -> Option<beyond::PullProgress> {
+        let request = beyond::PullProgressRequest { image: image.to_owned() };
+        self.progress.clone().pull_progress(request).await.expect("PullProgress").into_inner().progress
     }
 
     /// ImageStatus.

@@ -25,6 +25,8 @@ pub enum Lie {
     Endless,
     /// No lie at all, after this long.
     Late(Duration),
+    /// The truth, in ten parts with this long between them.
+    InParts(Duration),
 }
 
 /// A registry with one image.
@@ -118,6 +120,14 @@ fn answer(
         Lie::Late(pause) => {
             std::thread::sleep(*pause);
             send(kind, Some(layer.len()), layer)
+        }
+        Lie::InParts(pause) => {
+            send(kind, Some(layer.len()), &[])?;
+            for part in layer.chunks(layer.len().div_ceil(10).max(1)) {
+                std::thread::sleep(*pause);
+                stream.write_all(part)?;
+            }
+            Ok(())
         }
         Lie::Endless => {
             send(kind, None, layer)?;

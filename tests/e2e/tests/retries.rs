@@ -32,6 +32,38 @@ fn plugin(on_add: &str) -> String {
 }
 
 #[test]
+fn a_pull_tells_how_far_it_has_come() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+        let image = Recipe::new(Format::Oci)
+            .layer(Archive::default().file("content", 0o644, &content).finish(), Compression::Gzip)
+            .build();
+        let size = image.layers[0].len() as u64;
+        let liar = Liar::start(world, 5002, image, Lie::InParts(Duration::from_millis(60)));
+        let name = format!("{}/e2e/parts:1", liar.host());
+        assert_eq!(cri.pull_progress(&name).await, None, "before");
+        let pull = tokio::spawn({
+            let (cri, name) = (cri.clone(), name.clone());
+            async move { cri.pull(&name).await.expect("PullImage") }
+        });
+        let mut seen = Vec::new();
+        while !pull.is_finished() {
+            if let Some(progress) = cri.pull_progress(&name).await.filter(|progress| progress.bytes_total > 0) {
+                assert_eq!((progress.bytes_total, progress.layers_total), (size, 1));
+                seen.push(progress.bytes);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        pull.await.expect("a pull");
+        assert_eq!(cri.pull_progress(&name).await, None, "after");
+        assert!(seen.is_sorted() && seen.iter().all(|bytes| *bytes <= size), "{seen:?} of {size}");
+        seen.dedup();
+        assert!(seen.len() > 3, "{seen:?} of {size}");
+    });
+}
+
+#[test]
 fn requests_sent_at_once_do_the_work_once() {
     scenario(Setup::default(), async |world| {
         let cri = world.cri();

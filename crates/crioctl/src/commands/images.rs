@@ -1,5 +1,7 @@
 //! Verbs about images.
 
+use std::pin::pin;
+
 use cri_api::v1::{
     AuthConfig, Image, ImageFilter, ImageSpec, ImageStatusRequest, ListImagesRequest, PullImageRequest,
     RemoveImageRequest,
@@ -74,9 +76,13 @@ pub(crate) async fn pull_with_progress(
     image: &str,
     auth: Option<AuthConfig>,
 ) -> Result<String, CommandError> {
-    let progress = Progress::begin(format!("pulling {image}"));
+    let mut progress = Progress::begin(format!("pulling {image}"));
     let order = PullImageRequest { image: Some(spec(image)), auth, sandbox_config: None };
-    let answer = client.pull_image(order).await;
+    let mut pull = pin!(client.pull_image(order));
+    let answer = tokio::select! {
+        answer = &mut pull => answer,
+        () = progress.follow_pull(client, image) => pull.await,
+    };
     drop(progress);
     Ok(answer?.image_ref)
 }
