@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use domain::container::Process;
 use domain::id::ContainerId;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
@@ -341,27 +342,35 @@ impl ExecSession {
 impl Drop for ExecSession {
     fn drop(&mut self) {
         let (Some(child), None, Some(files)) = (self.child.take(), self.status, self.files.take()) else { return };
+        // At once too: when the daemon itself ends, nothing spawned here runs any more.
+        if let Some(program) = named(&files.1) {
+            let _ = process::signal(program, Signal::KILL.as_raw());
+        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(end(child, files));
         }
     }
 }
 
+/// The program whose pid the runtime left.
+fn named(pid_file: &Temporary) -> Option<Process> {
+    process::identify(std::fs::read_to_string(&pid_file.0).ok()?.trim().parse().ok()?).ok()
+}
+
 /// Kills the program, by the pid the runtime left. The runtime then ends by itself: it is the program's parent, and
 /// killed at the same time it would leave a zombie to the container's first process.
 async fn end(mut child: Waiting, files: (Temporary, Temporary)) {
-    let program = || std::fs::read_to_string(&files.1.0).ok()?.trim().parse().ok();
-    let named = async {
+    let started = async {
         loop {
-            if let Some(pid) = program() {
-                return process::identify(pid).ok();
+            if let Some(program) = named(&files.1) {
+                return program;
             }
             tokio::time::sleep(START_POLL).await;
         }
     };
     let program = tokio::select! {
         _ = child.wait() => return,
-        program = tokio::time::timeout(START_LIMIT, named) => program.ok().flatten(),
+        program = tokio::time::timeout(START_LIMIT, started) => program.ok(),
     };
     if let Some(program) = program {
         let _ = process::signal(program, Signal::KILL.as_raw());

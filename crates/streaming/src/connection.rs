@@ -12,6 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::presence;
 use crate::stream::{OUTBOX_FRAMES, Outbox, Outgoing};
 use crate::websocket::{self, Tunnel};
 
@@ -116,6 +117,19 @@ impl Receiver {
         }
     }
 
+    /// Whether a client of this machine has closed behind bytes that are not read yet.
+    async fn has_closed_unseen(&self) -> io::Result<bool> {
+        let (client, server) = (self.half.peer_addr()?, self.half.local_addr()?);
+        if client.ip() != server.ip() {
+            return Ok(false);
+        }
+        match tokio::task::spawn_blocking(move || presence::has_closed(client, server)).await {
+            Ok(Ok(is_closed)) => Ok(is_closed),
+            // Without the table only the connection itself tells.
+            Ok(Err(_)) | Err(_) => Ok(false),
+        }
+    }
+
     /// Waits for something that is no reading, but not for longer than the client is there.
     pub(crate) async fn while_present<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
         tokio::pin!(work);
@@ -126,7 +140,8 @@ impl Receiver {
                 () = tokio::time::sleep(PRESENCE_PERIOD) => {
                     // Data may wait to be read, so that readiness itself says nothing; its kind does.
                     let readiness = tokio::time::timeout(Duration::ZERO, self.half.ready(Interest::READABLE)).await;
-                    if let Ok(readiness) = readiness && readiness?.is_read_closed() {
+                    let is_closed = matches!(readiness, Ok(Ok(readiness)) if readiness.is_read_closed());
+                    if is_closed || self.has_closed_unseen().await? {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }

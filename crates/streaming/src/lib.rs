@@ -13,6 +13,7 @@ mod connection;
 mod descriptor;
 mod exec;
 mod port_forward;
+mod presence;
 mod remote_command;
 mod server;
 mod spdy;

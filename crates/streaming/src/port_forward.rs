@@ -43,24 +43,29 @@ pub(crate) struct Forward {
 /// Forwards one connection to its end.
 async fn forward(backend: Arc<dyn Backend>, sandbox: String, forward: Forward) {
     let Forward { port, input, output, error } = forward;
-    if let Err(problem) = carry(&*backend, &sandbox, port, input, output).await {
-        tracing::debug!(sandbox.id = sandbox, port, error = problem, "forwarding a port failed");
-        let text = format!("error forwarding port {port} to pod {sandbox}, uid : {problem}");
-        let _ = error.write(text.as_bytes()).await;
+    match reach(&*backend, &sandbox, port).await {
+        Ok(stream) => {
+            let (reader, writer) = stream.into_split();
+            // Each half ends by itself; the other one goes on.
+            tokio::join!(upload(input, writer), download(reader, output));
+        }
+        Err(problem) => {
+            tracing::debug!(sandbox.id = sandbox, port, error = problem, "forwarding a port failed");
+            let text = format!("error forwarding port {port} to pod {sandbox}, uid : {problem}");
+            let _ = error.write(text.as_bytes()).await;
+            // Clients look at the error once the data has ended.
+            let _ = output.finish().await;
+        }
     }
     let _ = error.finish().await;
 }
 
-async fn carry(backend: &dyn Backend, sandbox: &str, port: u16, input: Input, output: Output) -> Result<(), String> {
+async fn reach(backend: &dyn Backend, sandbox: &str, port: u16) -> Result<TcpStream, String> {
     let network =
         backend.port_forward(sandbox.to_owned()).await.map_err(|refusal| telemetry::chain(&*refusal).to_string())?;
-    let stream = connect(network, port)
+    connect(network, port)
         .await
-        .map_err(|error| format!("failed to connect to localhost:{port} inside namespace {sandbox}: {error}"))?;
-    let (reader, writer) = stream.into_split();
-    // Each half ends by itself; the other one goes on.
-    tokio::join!(upload(input, writer), download(reader, output));
-    Ok(())
+        .map_err(|error| format!("failed to connect to localhost:{port} inside namespace {sandbox}: {error}"))
 }
 
 async fn upload(mut input: Input, mut writer: OwnedWriteHalf) {
