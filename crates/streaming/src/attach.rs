@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
@@ -27,6 +28,10 @@ const PACKET_MAX_BYTES: usize = 1 + 32 * 1024;
 const INPUT_PACKET_BYTES: usize = 8192;
 /// The keys that leave a terminal: ctrl-p, ctrl-q. Source: CRI-O's default.
 const DETACH_KEYS: [u8; 2] = [0x10, 0x11];
+
+/// How long a terminal's output is still shown after the end of its input. That end is how a client leaves which looks
+/// for the detach keys itself, as crictl does; waiting for the container's end instead would never let it go.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// Attaches, and tells the client when it is over.
 pub(crate) async fn run(backend: Arc<dyn Backend>, request: AttachRequest, mut channels: Channels) {
@@ -52,6 +57,7 @@ async fn carry(target: &AttachTarget, has_terminal: bool, channels: &mut Channel
         match feed(stdin, &socket, has_terminal).await {
             Fed::Detached => return,
             Fed::End if target.end == AttachEnd::WithInput => return,
+            Fed::End if has_terminal => return tokio::time::sleep(LAST_OUTPUT).await,
             Fed::End | Fed::Nothing => {}
         }
         std::future::pending::<()>().await;
