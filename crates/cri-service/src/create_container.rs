@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cri_api::v1;
 use domain::spec::SpecError;
-use lifecycle::{CreateContainerError, Node};
+use lifecycle::{CreateContainerError, Node, ResolveMountError};
 use tonic::{Code, Status};
 
 use crate::from_cri::{InvalidRequest, container_config};
@@ -29,6 +29,11 @@ pub(crate) async fn create_container(
 fn code(error: &CreateContainerError) -> Code {
     match error {
         CreateContainerError::Spec { source, .. } if matches!(**source, SpecError::Unsupported { .. }) => {
+            Code::Unimplemented
+        }
+        CreateContainerError::Mounts { source, .. }
+            if matches!(**source, ResolveMountError::Invalid { source: SpecError::Unsupported { .. }, .. }) =>
+        {
             Code::Unimplemented
         }
         CreateContainerError::User { .. }

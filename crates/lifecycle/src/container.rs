@@ -59,8 +59,8 @@ pub struct Container {
     /// Records outlive the boot here, bundles do not there.
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
-    /// Its limits, which updates change.
-    pub(crate) resources: Mutex<Resources>,
+    /// What its spec says, which updates change.
+    pub(crate) limits: Mutex<Resources>,
     /// Only changed through [`crate::ends`] and the start operation, which also write it down.
     pub(crate) state: watch::Sender<ContainerState>,
     /// Held by start and remove, and by whoever records the end, one at a time.
@@ -78,6 +78,8 @@ pub(crate) struct ContainerParts {
     pub(crate) sandbox: SandboxId,
     pub(crate) name: String,
     pub(crate) config: ContainerConfig,
+    /// As the runtime spec has them.
+    pub(crate) limits: Resources,
     pub(crate) image: ContainerImage,
     pub(crate) log: PathBuf,
     pub(crate) user: Option<ContainerUser>,
@@ -96,7 +98,7 @@ impl Container {
         Self {
             id: parts.id,
             sandbox: parts.sandbox,
-            resources: Mutex::new(parts.config.resources.clone()),
+            limits: Mutex::new(parts.limits),
             config: parts.config,
             image: parts.image,
             log: parts.log,
@@ -131,7 +133,7 @@ impl Container {
     /// Its limits, updates included.
     #[must_use]
     pub fn resources(&self) -> Resources {
-        self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The signal it is stopped with.

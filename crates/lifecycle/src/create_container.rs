@@ -451,6 +451,7 @@ impl Node {
             sandbox: plan.sandbox.id.clone(),
             name: plan.name.clone(),
             config: plan.config.clone(),
+            limits: prepared.limits,
             image: ContainerImage {
                 id: plan.image.id.clone(),
                 name: plan.image.name(),

@@ -235,6 +235,8 @@ impl Node {
             handler.runtime.create(&request, place).await.map_err(|error| InfraError::Create(Box::new(error)))?;
         let stop_signal = Signal::parse(&image.config.stop_signal).unwrap_or(Signal::TERM);
         let parts = ContainerParts {
+            // No request shows those of an infra container.
+            limits: domain::resources::Resources::default(),
             id,
             sandbox: plan.id.clone(),
             name: plan.infra_name.clone(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use domain::container::ContainerConfig;
 use domain::id::ContainerId;
+use domain::resources::Resources;
 use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
 use domain::spec::{
     ContainerInputs, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec, wanted_capabilities,
@@ -23,6 +24,7 @@ use rustix::fs::OFlags;
 
 use crate::create_container::CreateContainerError;
 use crate::image::LocalImage;
+use crate::limits::limits_of;
 use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
@@ -39,6 +41,7 @@ pub(crate) struct Prepared {
     pub(crate) bundle: PathBuf,
     pub(crate) user: ResolvedUser,
     pub(crate) created: domain::time::Timestamp,
+    pub(crate) limits: Resources,
 }
 
 /// The blocking part between mount and runtime.
@@ -110,13 +113,16 @@ impl PrepareJob {
         let assembled = container_spec(inputs)
             .map_err(|source| CreateContainerError::Spec { container: container(), source: Box::new(source) })?;
         node.say_once(&assembled.clamped);
+        let limits = assembled.spec.linux().as_ref().and_then(|linux| serde_json::to_value(linux.resources()).ok());
+        let score = assembled.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
+        let limits = limits_of(&limits.unwrap_or_default(), score.map(i64::from));
         let json =
             assembled.to_json().map_err(|source| CreateContainerError::SpecJson { container: container(), source })?;
         for directory in [&self.directory, &self.bundle] {
             state_store::spec::save_spec(directory, &json)
                 .map_err(|source| CreateContainerError::Record { container: container(), source })?;
         }
-        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created })
+        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits })
     }
 
     /// The filter of the container, made for the capabilities it will have.

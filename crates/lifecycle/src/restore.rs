@@ -3,7 +3,6 @@
 //! The store's records say what there is; `intent.json`, `config.json` and `state.json` beside them how far it came;
 //! the kernel what still lives. [`plan_sandbox`] and [`plan_container`] decide on that evidence alone.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use crate::blocking;
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
 use crate::handler::Handler;
 use crate::infra::infra_config;
+use crate::limits::limits_of;
 use crate::node::Node;
 use crate::prepare_container::USER_SPECIFIED_IMAGE;
 use crate::run_sandbox::unpin;
@@ -209,6 +209,8 @@ impl Node {
     fn rebuild_infra(&self, found: &Found, facts: &SandboxFacts, handler: &Arc<Handler>) -> Option<Arc<Container>> {
         let state = found.state.as_ref()?;
         let parts = ContainerParts {
+            // No request shows those of an infra container.
+            limits: domain::resources::Resources::default(),
             id: found.id.clone(),
             sandbox: facts.id.clone(),
             name: facts.infra_name.clone(),
@@ -411,7 +413,6 @@ fn container_parts(found: &Found, facts: ContainerFacts, sandbox: &Sandbox) -> C
         tty: facts.has_tty,
         stdin: facts.has_stdin,
         stdin_once: facts.is_stdin_once,
-        resources: resources_of(&spec.linux.resources),
         ..ContainerConfig::default()
     };
     config.security.privileged = found.metadata.is_privileged;
@@ -420,6 +421,7 @@ fn container_parts(found: &Found, facts: ContainerFacts, sandbox: &Sandbox) -> C
     ContainerParts {
         id: found.id.clone(),
         sandbox: sandbox.id.clone(),
+        limits: limits_of(&spec.linux.resources, spec.process.get("oomScoreAdj").and_then(serde_json::Value::as_i64)),
         name: facts.name,
         image: image_of(&found.metadata, &name, &facts.repo_digests),
         log: facts.log_path.into(),
@@ -456,36 +458,6 @@ fn user_of(process: &serde_json::Value) -> Option<ContainerUser> {
     })
 }
 
-/// The limits of a stored runtime spec, as the CRI says them.
-fn resources_of(linux: &serde_json::Value) -> domain::resources::Resources {
-    let number = |path: &str| linux.pointer(path).and_then(serde_json::Value::as_i64).unwrap_or(0);
-    let text = |path: &str| linux.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-    let unified =
-        linux.get("unified").and_then(|map| serde_json::from_value::<BTreeMap<String, String>>(map.clone()).ok());
-    let hugepages =
-        linux.get("hugepageLimits").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    domain::resources::Resources {
-        cpu_period_us: number("/cpu/period"),
-        cpu_quota_us: number("/cpu/quota"),
-        cpu_shares: number("/cpu/shares"),
-        memory_limit_bytes: number("/memory/limit"),
-        memory_swap_limit_bytes: number("/memory/swap"),
-        oom_score_adj: 0,
-        cpuset_cpus: text("/cpu/cpus"),
-        cpuset_mems: text("/cpu/mems"),
-        hugepages: hugepages
-            .iter()
-            .filter_map(|entry| {
-                Some(domain::resources::HugepageLimit {
-                    page_size: entry.get("pageSize")?.as_str()?.to_owned(),
-                    limit_bytes: entry.get("limit")?.as_u64()?,
-                })
-            })
-            .collect(),
-        unified: unified.unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,17 +486,5 @@ mod tests {
         ] {
             assert_eq!(plan_container(has_sandbox, has_records), expected);
         }
-    }
-
-    #[test]
-    fn limits_read_back_from_a_stored_spec() {
-        let linux = serde_json::json!({"cpu": {"shares": 512, "quota": -1, "period": 100_000, "cpus": "0-1"},
-            "memory": {"limit": 1 << 28}, "hugepageLimits": [{"pageSize": "2MB", "limit": 4096}],
-            "unified": {"memory.high": "1"}});
-        let resources = resources_of(&linux);
-        assert_eq!((resources.cpu_shares, resources.cpu_quota_us, resources.memory_limit_bytes), (512, -1, 1 << 28));
-        assert_eq!((resources.cpuset_cpus.as_str(), resources.hugepages.len()), ("0-1", 1));
-        assert_eq!(resources.unified.len(), 1);
-        assert_eq!(resources_of(&serde_json::Value::Null), domain::resources::Resources::default());
     }
 }

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::blocking;
 use crate::container::Container;
+use crate::limits::limits_of;
 use crate::node::Node;
 use crate::objects::LookupError;
 
@@ -111,22 +112,26 @@ impl Node {
             .update(&container.id, &json)
             .await
             .map_err(|source| UpdateContainerError::Runtime { container: id(), source: Box::new(source) })?;
-        container.resources.lock().unwrap_or_else(PoisonError::into_inner).update(given);
         let (directory, bundle) = (container.directory.clone(), container.bundle.clone());
-        blocking::run("record resources", move || {
+        let limits = blocking::run("record resources", move || {
             let update: serde_json::Value = serde_json::from_slice(&json)?;
+            let mut limits = Resources::default();
             for directory in [directory, bundle] {
                 let text = state_store::spec::load_spec_text(&directory)?.ok_or("its config.json is missing")?;
                 let mut spec: serde_json::Value = serde_json::from_str(&text)?;
+                let score = spec.pointer("/process/oomScoreAdj").and_then(serde_json::Value::as_i64);
                 if let Some(resources) = spec.pointer_mut("/linux/resources") {
                     merge(resources, &update);
+                    limits = limits_of(resources, score);
                 }
                 state_store::spec::save_spec(&directory, &serde_json::to_vec(&spec)?)?;
             }
-            Ok(())
+            Ok(limits)
         })
         .await
-        .map_err(|source| UpdateContainerError::Record { container: id(), source })
+        .map_err(|source| UpdateContainerError::Record { container: id(), source })?;
+        *container.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        Ok(())
     }
 
     async fn check_memory(&self, container: &Container, given: &Resources) -> Result<(), UpdateContainerError> {

@@ -21,7 +21,16 @@ fn containers_outlive_the_daemon_and_the_next_one_knows_them() {
         for handler in HANDLERS {
             let pod = cri.run_pod(world.pod_config(handler.name), handler.name).await.expect("RunPodSandbox");
             let tick = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done";
-            let ticking = cri.run(&pod, container_config(&image, "ticking", &["sh", "-c", tick])).await;
+            let limits = |bytes| v1::LinuxContainerResources {
+                memory_limit_in_bytes: bytes,
+                cpu_shares: 512,
+                oom_score_adj: 500,
+                ..Default::default()
+            };
+            let mut config = container_config(&image, "ticking", &["sh", "-c", tick]);
+            config.linux.as_mut().expect("linux").resources = Some(limits(64 << 20));
+            let ticking = cri.run(&pod, config).await;
+            cri.update(&ticking.id, limits(48 << 20)).await.expect("UpdateContainerResources");
             let ending = cri
                 .run(&pod, container_config(&image, "ending", &["sh", "-c", "sleep 1; echo last words; exit 42"]))
                 .await;
