@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::container::{ContainerConfig, ImageSpec, Signal};
+use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
@@ -22,7 +22,6 @@ use state_store::metadata::RecordMetadata;
 use state_store::spec::{StoredSpec, load_spec};
 use state_store::state::{StoredState, load_state};
 
-use crate::blocking;
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
 use crate::handler::Handler;
 use crate::infra::infra_config;
@@ -32,8 +31,10 @@ use crate::prepare_container::USER_SPECIFIED_IMAGE;
 use crate::run_sandbox::unpin;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
 use crate::sandbox_files::find_containerenv;
+use crate::start_container::{is_started, record_running};
 use crate::stop_sandbox::is_marked_stopped;
 use crate::undo::{Undone, chain};
+use crate::{blocking, clock};
 
 /// What is done with a sandbox's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,19 @@ enum ContainerPlan {
     Keep,
     /// Its creation had not ended, its sandbox is gone, or its records are damaged.
     Undo,
+}
+
+/// A container whose start the last daemon did not live to write down is running.
+async fn catch_up_with_start(container: &Container) {
+    let ContainerState::Created { init } = container.state() else { return };
+    if !process::is_alive(init) || !is_started(container).await {
+        return;
+    }
+    tracing::info!(container.id = %container.id, "a container was started when the last daemon died");
+    let running = ContainerState::Running { init, started: clock::now() };
+    if let Err(error) = record_running(container, running).await {
+        tracing::error!(container.id = %container.id, error = %chain(&error), "recording the start of a container failed");
+    }
 }
 
 fn plan_sandbox(intent: Option<Intent>, has_records: bool) -> SandboxPlan {
@@ -253,6 +267,7 @@ impl Node {
         if let Err(holder) = self.objects.reserve(&container.name, container.id.as_str()) {
             tracing::warn!(container.id = %container.id, name = container.name, holder, "two records hold one name");
         }
+        catch_up_with_start(&container).await;
         self.objects.insert_container(Arc::clone(&container));
         self.follow(&container);
     }

@@ -82,7 +82,9 @@ impl Node {
         let before = executable_of(init);
         // Taken before the program can run, so that none ends before it began.
         let started = clock::now();
-        if let Err(source) = container.handler.runtime.start(&container.id).await {
+        if let Err(source) = container.handler.runtime.start(&container.id).await
+            && !is_started(container).await
+        {
             let error = StartContainerError::Runtime { container: container.id.clone(), source };
             let _ = runtime_client::process::signal(init, 9);
             let message = crate::undo::chain(&error);
@@ -94,19 +96,33 @@ impl Node {
         }
         wait_for_exec(init, before).await;
         let running = ContainerState::Running { init, started };
-        let (stored, directory) = (container.stored(running.clone()), container.directory.clone());
-        let saved = blocking::run("record start", move || state_store::state::save_state(&directory, &stored)).await;
-        if let Err(source) = saved {
+        if let Err(source) = record_running(container, running).await {
             let _ = runtime_client::process::signal(init, 9);
             return Err(StartContainerError::Record { container: container.id.clone(), source });
         }
-        container.state.send_replace(running);
         drop(changing);
         if ends::has_exit_record(&container.directory) {
             self.record_end(container).await;
         }
         Ok(())
     }
+}
+
+/// Whether the program runs in spite of what was recorded or said: a daemon that dies in the middle of a start leaves one
+/// that ends well, and nobody to write it down.
+pub(crate) async fn is_started(container: &Container) -> bool {
+    container.handler.runtime.is_running(&container.id).await.unwrap_or(false)
+}
+
+/// Writes down that a container runs, then says so.
+pub(crate) async fn record_running(
+    container: &Container,
+    running: ContainerState,
+) -> Result<(), state_store::SaveError> {
+    let (stored, directory) = (container.stored(running.clone()), container.directory.clone());
+    blocking::run("record start", move || state_store::state::save_state(&directory, &stored)).await?;
+    container.state.send_replace(running);
+    Ok(())
 }
 
 fn executable_of(process: Process) -> Option<PathBuf> {

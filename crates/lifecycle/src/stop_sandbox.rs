@@ -100,14 +100,14 @@ impl Node {
     }
 
     /// Stops everything of a sandbox. The caller holds `changing`.
+    ///
+    /// The marker does not cut this short: CRI-O sets it as soon as it finds a dead infra process, when nothing has been
+    /// given back yet.
     pub(crate) async fn stop_parts(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         grace: Grace,
     ) -> Result<(), StopSandboxError> {
-        if has_marker(sandbox, STOPPED_MARKER) {
-            return Ok(());
-        }
         // No container may be created or started in it from here on.
         sandbox.set_not_ready();
         // Side by side: the kubelet has stopped the containers before, and one that still runs gets no less network than
@@ -127,7 +127,10 @@ impl Node {
         blocking::run("unmount sandbox files", move || sandbox_files::unmount(&run_directory))
             .await
             .map_err(|source| StopSandboxError::Files { sandbox: sandbox.id.clone(), source })?;
-        mark(sandbox, STOPPED_MARKER).await
+        if !has_marker(sandbox, STOPPED_MARKER) {
+            mark(sandbox, STOPPED_MARKER).await?;
+        }
+        Ok(())
     }
 
     async fn stop_containers(self: &Arc<Self>, sandbox: &Sandbox, grace: Grace) -> Result<(), StopSandboxError> {

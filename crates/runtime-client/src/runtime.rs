@@ -137,6 +137,14 @@ impl RuntimeHandler {
         self.checked("start", container.as_str(), &end)
     }
 
+    /// Whether a container's program runs by the runtime's account. Source: OCI runtime specification, `state`.
+    pub async fn is_running(&self, container: &ContainerId) -> Result<bool, RuntimeError> {
+        let end = self.command("state", &[], container.as_str(), None).await?;
+        self.checked("state", container.as_str(), &end)?;
+        let said: serde_json::Value = serde_json::from_slice(&end.stdout).unwrap_or_default();
+        Ok(said.get("status").and_then(serde_json::Value::as_str) == Some("running"))
+    }
+
     /// Deletes what the runtime keeps of a container. Unknown to the runtime is success.
     pub async fn delete(&self, container: &ContainerId, force: Force) -> Result<Removal, RuntimeError> {
         let options: &[&OsStr] = match force {

@@ -365,3 +365,30 @@ fn containers_whose_monitor_was_killed_do_not_run_for_ever() {
         }
     });
 }
+
+#[test]
+fn a_pod_marked_stopped_by_another_daemon_still_gives_everything_back() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let mut config = world.pod_config("marked");
+        config.port_mappings = vec![v1::PortMapping { container_port: 80, host_port: 8090, ..Default::default() }];
+        let warm = cri.run_pod(config.clone(), "").await.expect("RunPodSandbox");
+        cri.run(&warm, container_config(&image, "main", WAIT)).await;
+        cri.end_pod(&warm.id).await;
+        let before = world.settled().await;
+        let pod = cri.run_pod(config, "").await.expect("RunPodSandbox");
+        cri.run(&pod, container_config(&image, "main", WAIT)).await;
+        world.kill_daemon();
+        // CRI-O does this as soon as it starts and misses the infra process, with all else still in place.
+        let marker = world.path("run").join("overlay-containers").join(&pod.id).join("userdata/stopped");
+        std::fs::write(&marker, "").unwrap_or_else(|error| panic!("{}: {error}", marker.display()));
+        world.start_daemon().await;
+        assert_eq!(
+            cri.pod_status(&pod.id).await.expect("PodSandboxStatus").state(),
+            v1::PodSandboxState::SandboxNotready
+        );
+        cri.end_pod(&pod.id).await;
+        world.assert_nothing_since(&before).await;
+    });
+}
