@@ -326,7 +326,12 @@ impl Node {
         {
             report("remove host ports", Err(error.into()));
         }
-        report("detach from the network", self.detach(&id, &config).await);
+        // CRI-O names its pins as it likes; only those in the directory of pins are anybody's to remove.
+        let recorded = |kind| {
+            let path = spec.namespace_path(kind)?;
+            path.starts_with(&self.config.runtime.namespaces_dir).then(|| path.to_owned())
+        };
+        report("detach from the network", self.detach(&id, &config, recorded("network")).await);
         let pin = |kind: sys::namespace::Kind| {
             Some(self.config.runtime.namespaces_dir.join(kind.directory()).join(pin_name(&id)))
         };
@@ -336,11 +341,6 @@ impl Node {
             uts: pin(sys::namespace::Kind::Uts),
         };
         report("unpin namespaces", unpin(pins).await);
-        // CRI-O names its pins as it likes; only those in the directory of pins are anybody's to remove.
-        let recorded = |kind| {
-            let path = spec.namespace_path(kind)?;
-            path.starts_with(&self.config.runtime.namespaces_dir).then(|| path.to_owned())
-        };
         let pins = SandboxNamespaces { network: recorded("network"), ipc: recorded("ipc"), uts: recorded("uts") };
         report("unpin namespaces", unpin(pins).await);
         report("remove cgroup", self.cgroups.remove_sandbox(&config.cgroup_parent, &id).await);

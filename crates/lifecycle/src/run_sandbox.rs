@@ -554,7 +554,7 @@ impl Node {
         let (node, id, config) = (Arc::clone(self), plan.id.clone(), plan.config.clone());
         let network: BoxedStep = Box::new(move || {
             let (node, id, config) = (Arc::clone(&node), id.clone(), config.clone());
-            Box::pin(async move { node.detach(&id, &config).await })
+            Box::pin(async move { node.detach(&id, &config, None).await })
         });
         vec![("remove cgroup", cgroup), ("unmount files", files), ("detach from the network", network)]
     }

@@ -3,6 +3,7 @@
 //! Every step finds its effect already there or makes it, so a call that failed or a daemon that died in between is
 //! made good by the next call.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::id::SandboxId;
@@ -149,7 +150,7 @@ impl Node {
         if sandbox.is_on_host_network() || has_marker(sandbox, NETWORK_STOPPED_MARKER) {
             return Ok(());
         }
-        let detached = self.detach(&sandbox.id, &sandbox.config).await;
+        let detached = self.detach(&sandbox.id, &sandbox.config, sandbox.namespaces.network.clone()).await;
         if detached.is_err()
             && let Err(error) = self.network.forget(&sandbox.id)
         {
@@ -163,8 +164,9 @@ impl Node {
         })
     }
 
-    /// Removes host ports and the attachment of a sandbox, whatever of them there is.
-    pub(crate) async fn detach(&self, id: &SandboxId, config: &SandboxConfig) -> Undone {
+    /// Removes host ports and the attachment of a sandbox, whatever of them there is. Without a recorded pin of its
+    /// network namespace it is looked for under our own name for it.
+    pub(crate) async fn detach(&self, id: &SandboxId, config: &SandboxConfig, pin: Option<PathBuf>) -> Undone {
         if config.security.namespaces.network == NamespaceMode::Node {
             return Ok(());
         }
@@ -174,14 +176,11 @@ impl Node {
         {
             tracing::warn!(sandbox.id = %id, error = %chain(&error), "removing host ports failed");
         }
-        let pin = self
-            .config
-            .runtime
-            .namespaces_dir
-            .join(sys::namespace::Kind::Net.directory())
-            .join(crate::sandbox::pin_name(id));
-        let netns = self.objects.sandbox(id).and_then(|sandbox| sandbox.namespaces.network.clone()).unwrap_or(pin);
-        let netns = Some(netns).filter(|path| sys::namespace::is_pinned(path).unwrap_or(false));
+        let pin = pin.unwrap_or_else(|| {
+            let directory = self.config.runtime.namespaces_dir.join(sys::namespace::Kind::Net.directory());
+            directory.join(crate::sandbox::pin_name(id))
+        });
+        let netns = Some(pin).filter(|path| sys::namespace::is_pinned(path).unwrap_or(false));
         let is_lost = netns.is_none();
         match self.network.del(&attachment(id, config, netns)).await {
             Ok(()) => Ok(()),

@@ -70,6 +70,9 @@ targets! {
     plugin_report, PURE, network::fuzz_report;
     monitor_control, PURE, monitor::fuzz_control_lines;
     log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
+    spdy_frames, PURE, streaming::fuzz_frames;
+    websocket_messages, PURE, streaming::fuzz_messages;
+    terminal_sizes, PURE, streaming::fuzz_sizes;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     sandbox_state, PURE, state_store::state::fuzz_state;
