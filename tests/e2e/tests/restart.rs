@@ -382,7 +382,7 @@ fn a_pod_marked_stopped_by_another_daemon_still_gives_everything_back() {
         world.kill_daemon();
         // CRI-O does this as soon as it starts and misses the infra process, with all else still in place.
         let marker = world.path("run").join("overlay-containers").join(&pod.id).join("userdata/stopped");
-        std::fs::write(&marker, "").unwrap_or_else(|error| panic!("{}: {error}", marker.display()));
+        std::fs::File::create(&marker).unwrap_or_else(|error| panic!("{}: {error}", marker.display()));
         world.start_daemon().await;
         assert_eq!(
             cri.pod_status(&pod.id).await.expect("PodSandboxStatus").state(),
