@@ -18,6 +18,7 @@ mod namespace;
 pub mod registry;
 pub mod snapshot;
 pub mod tools;
+pub mod websocket;
 pub mod world;
 
 pub use cri::{Container, Cri, Pod};
