@@ -108,7 +108,8 @@ ours() {
   for file in /proc/[0-9]*/cmdline; do
     process=${file#/proc/}; process=${process%/cmdline}
     [ "$process" != $$ ] || continue
-    if tr '\0' ' ' <"$file" 2>/dev/null | grep -Fq "$root/"; then echo "$process"; fi
+    # It may have ended since the list was made.
+    if { tr '\0' ' ' <"$file"; } 2>/dev/null | grep -Fq "$root/"; then echo "$process"; fi
   done
 }
 # Mounts on or beneath the scratch directory, deepest first.
