@@ -100,8 +100,11 @@ impl Node {
     }
 
     /// Moves a container to `Exited`, on disk first. The caller holds `changing`.
-    pub(crate) async fn enter_exited(&self, container: &Arc<Container>, exit: Exit) {
-        let next = ContainerState::Exited { started: container.state().started(), exit };
+    pub(crate) async fn enter_exited(&self, container: &Arc<Container>, mut exit: Exit) {
+        let started = container.state().started();
+        // The end is the time of the monitor's file, and the kernel stamps files by a clock that lags some milliseconds.
+        exit.finished = started.map_or(exit.finished, |started| exit.finished.max(started));
+        let next = ContainerState::Exited { started, exit };
         let stored = container.stored(next.clone());
         let directory = container.directory.clone();
         let saved = blocking::run("record exit", move || state_store::state::save_state(&directory, &stored)).await;
