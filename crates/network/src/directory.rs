@@ -40,19 +40,27 @@ enum SkipError {
 
 /// Every usable network, the first of a name only, in the order of files.
 #[derive(Debug, Default)]
-pub(crate) struct Networks(Vec<Arc<NetworkList>>);
+pub(crate) struct Networks {
+    usable: Vec<Arc<NetworkList>>,
+    /// Each file that is no use, and why.
+    skipped: Vec<String>,
+}
 
 impl Networks {
     pub(crate) fn first(&self) -> Option<&Arc<NetworkList>> {
-        self.0.first()
+        self.usable.first()
+    }
+
+    pub(crate) fn skipped(&self) -> &[String] {
+        &self.skipped
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<NetworkList>> {
-        self.0.iter().find(|list| list.name == name)
+        self.usable.iter().find(|list| list.name == name)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<NetworkList>> {
-        self.0.iter()
+        self.usable.iter()
     }
 }
 
@@ -92,11 +100,12 @@ impl Loader {
                 Ok(list) if networks.find(&list.name).is_some() => {
                     tracing::info!(file = %path.display(), network = list.name, "ignoring a second network of the name");
                 }
-                Ok(list) => networks.0.push(Arc::new(list)),
+                Ok(list) => networks.usable.push(Arc::new(list)),
                 Err(SkipError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let reason = chain(&error);
                     tracing::warn!(file = %path.display(), reason, "skipping a CNI configuration file");
+                    networks.skipped.push(format!("{}: {reason}", path.display()));
                 }
             }
         }

@@ -55,8 +55,14 @@ impl Default for NetworkOptions {
 pub struct NotReady(pub(crate) String);
 
 impl NotReady {
-    pub(crate) fn no_configuration(dir: &Path) -> Self {
-        Self(format!("no CNI configuration file in {}. Has your network provider started?", dir.display()))
+    /// CRI-O's words, and after them what of the directory is no use.
+    pub(crate) fn no_configuration(dir: &Path, skipped: &[String]) -> Self {
+        let mut text = format!("no CNI configuration file in {}. Has your network provider started?", dir.display());
+        for file in skipped {
+            text.push_str(" Skipped ");
+            text.push_str(file);
+        }
+        Self(text)
     }
 }
 
@@ -174,7 +180,7 @@ impl Network {
     pub(crate) fn default_list(&self) -> Result<Arc<NetworkList>, NotReady> {
         let networks = self.networks();
         let list = self.default_of(&networks).cloned();
-        list.ok_or_else(|| NotReady::no_configuration(&self.shared.options.conf_dir))
+        list.ok_or_else(|| NotReady::no_configuration(&self.shared.options.conf_dir, networks.skipped()))
     }
 
     /// Name of the default network, when there is one.
@@ -197,7 +203,7 @@ impl Network {
         match now {
             Readiness::Ready | Readiness::Failing { .. } => Ok(()),
             Readiness::NotReady(why) => Err(why),
-            Readiness::Unknown => Err(NotReady::no_configuration(&self.shared.options.conf_dir)),
+            Readiness::Unknown => Err(NotReady::no_configuration(&self.shared.options.conf_dir, &[])),
         }
     }
 
@@ -213,7 +219,7 @@ impl Network {
         match &*self.shared.readiness.borrow() {
             Readiness::NotReady(why) => Err(why.clone()),
             Readiness::Ready | Readiness::Failing { .. } => Ok(()),
-            Readiness::Unknown => Err(NotReady::no_configuration(&self.shared.options.conf_dir)),
+            Readiness::Unknown => Err(NotReady::no_configuration(&self.shared.options.conf_dir, &[])),
         }
     }
 

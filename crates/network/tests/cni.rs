@@ -385,6 +385,11 @@ fn unusable_configuration_is_skipped() {
         for name in ["absent", "toonew", "broken", "nothing", "text", "deep"] {
             assert_eq!(named(Some(name)).await, None, "{name}");
         }
+        // Whoever is told that there is none is told what was no use.
+        let network = Network::new(NetworkOptions { default_network: Some("absent".into()), ..node.options() });
+        network.load().await;
+        let why = network.status().await.unwrap_err().to_string();
+        assert!(why.starts_with(&text) && why.contains("01.conflist: ") && why.contains("absent"), "{why}");
         // Plugins from the directory are called, and removed by the cache alone.
         let network = Network::new(NetworkOptions { default_network: Some("files".into()), ..node.options() });
         network.load().await;
