@@ -392,3 +392,23 @@ fn a_pod_marked_stopped_by_another_daemon_still_gives_everything_back() {
         world.assert_nothing_since(&before).await;
     });
 }
+
+#[test]
+fn a_container_started_when_the_daemon_died_is_running() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let pod = cri.run_pod(world.pod_config("late"), "crun").await.expect("RunPodSandbox");
+        let container = cri.create(&pod, container_config(&image, "main", WAIT)).await.expect("CreateContainer");
+        world.kill_daemon();
+        // What the daemon would have written down had it lived as long as the runtime.
+        let root = format!("--root={}", world.path("runtime/crun").display());
+        tools::run(world.command("crun").args([root.as_str(), "start", &container.id]));
+        world.start_daemon().await;
+        let status = cri.status(&container.id).await.expect("ContainerStatus");
+        assert_eq!(status.state(), v1::ContainerState::ContainerRunning, "{status:?}");
+        assert!(status.started_at >= status.created_at, "{status:?}");
+        assert_eq!(cri.output(&container.id, &["echo", "alive"]).await, "alive");
+        cri.end_pod(&pod.id).await;
+    });
+}
