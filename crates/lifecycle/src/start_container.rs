@@ -82,17 +82,20 @@ impl Node {
         let before = executable_of(init);
         // Taken before the program can run, so that none ends before it began.
         let started = clock::now();
-        if let Err(source) = container.handler.runtime.start(&container.id).await
-            && !is_started(container).await
-        {
+        let refused = container.handler.runtime.start(&container.id).await.err();
+        if let Some(source) = refused {
             let error = StartContainerError::Runtime { container: container.id.clone(), source };
-            let _ = runtime_client::process::signal(init, 9);
-            let message = crate::undo::chain(&error);
-            let exit = Exit { code: 128, finished: clock::now(), is_oom_killed: false, error: message };
-            self.enter_exited(container, exit).await;
-            drop(changing);
-            self.release_or_tell(container).await;
-            return Err(error);
+            if is_started(container).await {
+                tracing::warn!(container.id = %container.id, error = %crate::undo::chain(&error), "the container runs already");
+            } else {
+                let _ = runtime_client::process::signal(init, 9);
+                let message = crate::undo::chain(&error);
+                let exit = Exit { code: 128, finished: clock::now(), is_oom_killed: false, error: message };
+                self.enter_exited(container, exit).await;
+                drop(changing);
+                self.release_or_tell(container).await;
+                return Err(error);
+            }
         }
         wait_for_exec(init, before).await;
         let running = ContainerState::Running { init, started };
