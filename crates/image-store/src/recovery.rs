@@ -198,6 +198,10 @@ impl Store {
             (layers, "layers.json"),
             (self.images_dir(), "images.json"),
             (self.root().join("overlay-containers"), "containers.json"),
+            (self.runroot().join("overlay-layers"), "mountpoints.json"),
+            // Where a transient store has its volatile tables.
+            (self.runroot().join("overlay-layers"), "layers.json"),
+            (self.runroot().join("overlay-containers"), "containers.json"),
         ] {
             // Ours alone are called like this, with the id of the writing process; a living one is not disturbed.
             for name in names_in(&directory) {
