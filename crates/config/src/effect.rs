@@ -35,7 +35,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.infra_ctr_cpuset",
     "crio.runtime.shared_cpuset",
     "crio.runtime.hostnetwork_disable_selinux",
-    "crio.runtime.enable_pod_events",
     "crio.runtime.timezone",
     "crio.runtime.workloads",
     "crio.checkpoint_restore.*",

@@ -18,18 +18,17 @@ pub(crate) async fn container_status(
 ) -> Result<v1::ContainerStatusResponse, Status> {
     let container = node.find_container(&request.container_id).map_err(|error| refuse(code(&error), &error))?;
     let info = if request.verbose { verbose(node, &container).await } else { HashMap::new() };
-    Ok(v1::ContainerStatusResponse { status: Some(status_of(&container)), info })
+    Ok(v1::ContainerStatusResponse { status: Some(status_of(&container, &container.state())), info })
 }
 
-fn status_of(container: &Container) -> v1::ContainerStatus {
+pub(crate) fn status_of(container: &Container, state: &ContainerState) -> v1::ContainerStatus {
     let config = &container.config;
-    let state = container.state();
     let mut image = to_cri::image_spec(&config.image);
     image.image.clone_from(&container.image.name);
     let mut status = v1::ContainerStatus {
         id: container.id.to_string(),
         metadata: Some(to_cri::container_metadata(&config.metadata)),
-        state: to_cri::container_state(&state).into(),
+        state: to_cri::container_state(state).into(),
         created_at: container.created.nanos(),
         started_at: state.started().map_or(0, Timestamp::nanos),
         image: Some(image),
@@ -47,7 +46,7 @@ fn status_of(container: &Container) -> v1::ContainerStatus {
         stop_signal: to_cri::signal(container.stop_signal()),
         ..Default::default()
     };
-    if let ContainerState::Exited { started, exit } = &state {
+    if let ContainerState::Exited { started, exit } = state {
         // A container that never ran has started and finished when it was made. Source: CRI-O.
         status.started_at = started.unwrap_or(container.created).nanos();
         status.finished_at = exit.finished.nanos();

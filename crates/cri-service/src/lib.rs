@@ -13,6 +13,7 @@ mod create_container;
 mod exec;
 mod exec_sync;
 pub mod from_cri;
+mod get_container_events;
 mod image_fs_info;
 mod image_service;
 mod image_status;

@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 
 use crate::refusal::unimplemented;
 use crate::{
-    attach, chunked, container_stats, container_status, create_container, exec, exec_sync, list_container_stats,
-    list_containers, list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, port_forward,
-    remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status,
-    stop_container, stop_pod_sandbox, update_container_resources,
+    attach, chunked, container_stats, container_status, create_container, exec, exec_sync, get_container_events,
+    list_container_stats, list_containers, list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats,
+    pod_sandbox_status, port_forward, remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox,
+    start_container, status, stop_container, stop_pod_sandbox, update_container_resources,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -243,7 +243,7 @@ impl RuntimeService for RuntimeApi {
     type GetContainerEventsStream = Stream<v1::ContainerEventResponse>;
 
     async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        unimplemented("GetContainerEvents")
+        Ok(Response::new(get_container_events::get_container_events(&self.node)))
     }
 
     async fn list_metric_descriptors(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use config::MonitorCgroup;
 use confinement::seccomp::ResolveProfileError;
-use domain::container::{ContainerConfig, ContainerState, Signal};
+use domain::container::{ContainerConfig, ContainerState, Exit, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::name;
 use domain::sandbox::SandboxState;
@@ -30,6 +30,7 @@ use state_store::metadata::RecordMetadata;
 use thiserror::Error;
 
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
+use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::image::LocalImage;
 use crate::mounts::ResolveMountError;
@@ -273,14 +274,26 @@ impl Node {
         match self.make_container(&plan, &mut undo).await {
             Ok(container) => {
                 let container = Arc::new(container);
+                // Nobody tells its end before its making.
+                let changing = container.changing.lock().await;
                 self.objects.insert_container(Arc::clone(&container));
                 // A stop first closes the sandbox and then looks for containers; so one of the two sees the other.
                 if plan.sandbox.state() != SandboxState::Ready {
                     self.objects.remove_container(&container.id);
                     undo.run().await;
+                    // The stop may have seen it, and waits for its end.
+                    let exit = Exit {
+                        code: ends::UNSEEN_EXIT_CODE,
+                        finished: self.now(),
+                        is_oom_killed: false,
+                        error: String::new(),
+                    };
+                    container.state.send_replace(ContainerState::Exited { started: None, exit });
                     return Err(CreateContainerError::SandboxNotReady { sandbox: plan.sandbox.id.clone() });
                 }
                 undo.forget();
+                self.tell_container(&container, EventKind::Created);
+                drop(changing);
                 self.follow_init(&container);
                 if ends::has_exit_record(&container.directory) {
                     self.record_end(&container).await;

@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::container::Container;
+use crate::events::EventKind;
 use crate::node::Node;
 use crate::undo::chain;
 use crate::{blocking, clock};
@@ -30,7 +31,7 @@ use crate::{blocking, clock};
 /// the container may hold open. Afterwards the end is recorded without it.
 const RECORD_LIMIT: Duration = Duration::from_secs(5);
 /// Exit code when no monitor recorded one. Source: CRI-O.
-const UNSEEN_EXIT_CODE: i32 = 255;
+pub(crate) const UNSEEN_EXIT_CODE: i32 = 255;
 /// Exit code of a process killed by SIGKILL, the only way the kernel's out-of-memory killer ends one.
 const KILLED_EXIT_CODE: i32 = 137;
 
@@ -115,6 +116,7 @@ impl Node {
             self.forget_exit_file(&container.id);
         }
         container.state.send_replace(next);
+        self.tell_container(container, EventKind::Stopped);
     }
 
     fn forget_exit_file(&self, id: &ContainerId) {

@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::cgroups::Cgroups;
 use crate::container::Container;
 use crate::create_container::CreateContainerError;
+use crate::events::Events;
 use crate::handler::Handlers;
 use crate::in_flight::InFlight;
 use crate::objects::{LookupError, Objects};
@@ -121,6 +122,7 @@ pub struct Node {
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
+    pub(crate) events: Events,
     pub(crate) runs: InFlight<String, SandboxId, RunSandboxError>,
     pub(crate) sandbox_stops: InFlight<SandboxId, (), StopSandboxError>,
     pub(crate) sandbox_removals: InFlight<SandboxId, (), RemoveSandboxError>,
@@ -184,6 +186,7 @@ impl Node {
             seccomp,
             said: Mutex::default(),
             objects: Objects::default(),
+            events: Events::default(),
             runs: InFlight::default(),
             sandbox_stops: InFlight::default(),
             sandbox_removals: InFlight::default(),

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::blocking;
 use crate::container::Container;
 use crate::ends::ReleaseError;
+use crate::events::EventKind;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::stop_container::{Grace, StopContainerError};
@@ -80,6 +81,7 @@ impl Node {
             .await
             .map_err(|source| RemoveContainerError::Store { container: id.clone(), source })?;
         self.objects.remove_container(id);
+        self.tell_container(container, EventKind::Deleted);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::blocking;
 use crate::ends::ReleaseError;
+use crate::events::EventKind;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::remove_container::RemoveContainerError;
@@ -118,6 +119,8 @@ impl Node {
             removed.map_err(|source| RemoveSandboxError::Container { sandbox: id.clone(), source })?;
         }
         if let Some(infra) = &sandbox.infra {
+            // Whoever recorded its end has told it too.
+            drop(infra.changing.lock().await);
             self.release(infra).await.map_err(RemoveSandboxError::Release)?;
             self.remove_attach_link(id.as_str());
             self.objects.remove_container(&infra.id);
@@ -136,6 +139,7 @@ impl Node {
         .await
         .map_err(|source| RemoveSandboxError::Store { sandbox: id.clone(), source })?;
         self.objects.remove_sandbox(id);
+        self.tell_sandbox(sandbox, EventKind::Deleted);
         tracing::info!(sandbox.id = %id, "sandbox is removed");
         Ok(())
     }

@@ -35,6 +35,7 @@ use sys::namespace::{Kinds, PinError, Pins, Wanted};
 use thiserror::Error;
 
 use crate::blocking;
+use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::infra::InfraError;
 use crate::node::Node;
@@ -266,11 +267,18 @@ impl Node {
         match result {
             Ok(sandbox) => {
                 let sandbox = Arc::new(sandbox);
-                if let Some(infra) = &sandbox.infra {
-                    self.objects.insert_container(Arc::clone(infra));
-                    self.follow_init(infra);
-                }
-                self.objects.insert_sandbox(sandbox);
+                // Nobody tells the end of the infra container before its making.
+                let _changing = match &sandbox.infra {
+                    Some(infra) => {
+                        self.objects.insert_container(Arc::clone(infra));
+                        self.follow_init(infra);
+                        Some(infra.changing.lock().await)
+                    }
+                    None => None,
+                };
+                self.objects.insert_sandbox(Arc::clone(&sandbox));
+                self.tell_sandbox(&sandbox, EventKind::Created);
+                self.tell_sandbox(&sandbox, EventKind::Started);
                 undo.forget();
                 tracing::info!(sandbox.id = %plan.id, sandbox.name = plan.name, "sandbox is ready");
                 Ok(plan.id)

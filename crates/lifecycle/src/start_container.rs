@@ -11,6 +11,7 @@ use runtime_client::RuntimeError;
 use thiserror::Error;
 
 use crate::container::Container;
+use crate::events::EventKind;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::{blocking, clock, ends};
@@ -103,6 +104,7 @@ impl Node {
             let _ = runtime_client::process::signal(init, 9);
             return Err(StartContainerError::Record { container: container.id.clone(), source });
         }
+        self.tell_container(container, EventKind::Started);
         drop(changing);
         if ends::has_exit_record(&container.directory) {
             self.record_end(container).await;

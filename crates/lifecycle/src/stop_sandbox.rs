@@ -12,6 +12,7 @@ use domain::security::NamespaceMode;
 use durable::Durability;
 use thiserror::Error;
 
+use crate::events::EventKind;
 use crate::node::Node;
 use crate::objects::LookupError;
 use crate::run_sandbox::{attachment, network_mappings, unpin};
@@ -130,6 +131,10 @@ impl Node {
             .map_err(|source| StopSandboxError::Files { sandbox: sandbox.id.clone(), source })?;
         if !has_marker(sandbox, STOPPED_MARKER) {
             mark(sandbox, STOPPED_MARKER).await?;
+            // An infra process tells its own end.
+            if sandbox.infra.is_none() {
+                self.tell_sandbox(sandbox, EventKind::Stopped);
+            }
         }
         Ok(())
     }
