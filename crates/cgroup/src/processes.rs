@@ -91,23 +91,43 @@ impl Layout {
     /// v2 asks the kernel (`cgroup.kill`, Linux 5.14). Otherwise the tree is frozen, so that nobody forks away, and
     /// each process gets SIGKILL through a pidfd that was checked to be of a member still.
     pub fn kill_all(&self, path: &str, patience: Duration) -> Result<(), KillError> {
-        check_path(path).map_err(ProcessesError::Path)?;
         let start = Instant::now();
         loop {
-            let members = self.processes(path)?;
-            let alive: Vec<i32> = members.into_iter().filter(|pid| !is_zombie(*pid)).collect();
-            if alive.is_empty() {
+            let count = self.kill_once(path)?;
+            if count == 0 {
                 return Ok(());
             }
             if start.elapsed() >= patience {
-                let (path, count) = (path.to_owned(), alive.len());
-                return Err(KillError::StillThere { path, count, waited: start.elapsed() });
-            }
-            if !self.kill_by_kernel(path) {
-                self.kill_frozen(path, &alive)?;
+                return Err(KillError::StillThere { path: path.to_owned(), count, waited: start.elapsed() });
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// One round of [`Layout::kill_all`]: tells how many there were to kill, and does not wait for their end. For callers
+    /// that must not block: a process in uninterruptible sleep ends when it likes.
+    pub fn kill_once(&self, path: &str) -> Result<usize, KillError> {
+        check_path(path).map_err(ProcessesError::Path)?;
+        let members = self.processes(path)?;
+        let alive: Vec<i32> = members.into_iter().filter(|pid| !is_zombie(*pid)).collect();
+        if !alive.is_empty() && !self.kill_by_kernel(path) {
+            self.kill_frozen(path, &alive)?;
+        }
+        Ok(alive.len())
+    }
+
+    /// Whether the processes of a cgroup are frozen or about to be, as those of a paused container. A cgroup that does not
+    /// exist, or has no freezer, is not.
+    #[must_use]
+    pub fn is_frozen(&self, path: &str) -> bool {
+        if check_path(path).is_err() {
+            return false;
+        }
+        // Containers of crun have their processes in a cgroup of that name below their own.
+        [path.to_owned(), format!("{path}/container")].iter().any(|path| {
+            let Some((file, ..)) = self.freezer(path) else { return false };
+            read(&file).is_ok_and(|text| !matches!(text.trim(), "0" | "THAWED"))
+        })
     }
 
     fn kill_by_kernel(&self, path: &str) -> bool {

@@ -36,6 +36,9 @@ fn code(error: &CreateContainerError) -> Code {
         {
             Code::Unimplemented
         }
+        CreateContainerError::Mounts { source, .. } if matches!(**source, ResolveMountError::NotAnswering { .. }) => {
+            Code::Unavailable
+        }
         CreateContainerError::User { .. }
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }

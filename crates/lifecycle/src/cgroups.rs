@@ -4,10 +4,10 @@
 //! looks empty; with systemd the slice is the kubelet's and stays by itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cgroup::systemd::{ScopeProperty, start_scope};
-use cgroup::{DetectError, Layout};
+use cgroup::{DetectError, KillError, Layout};
 use config::{CgroupManager, MonitorCgroup};
 use domain::id::{ContainerId, SandboxId};
 use domain::spec::{CgroupManagerKind, CgroupParent, CgroupPlacement, CgroupVersion};
@@ -19,6 +19,9 @@ use crate::undo::{Undone, chain};
 const DEFAULT_SLICE: &str = "system.slice";
 /// How long killed processes may take to go; those in uninterruptible sleep take longer than anybody waits.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at killed processes: they are gone within a millisecond or two on an idle machine.
+const KILL_PAUSE_MIN: Duration = Duration::from_millis(2);
+const KILL_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// The node's cgroups.
 pub(crate) struct Cgroups {
@@ -87,9 +90,29 @@ impl Cgroups {
     pub(crate) async fn empty_container(&self, parent: &str, id: &ContainerId) -> Undone {
         let parent = CgroupParent::parse(self.kind, parent)?;
         let container = parent.container_directory(id.as_str());
-        let layout = Arc::clone(&self.layout);
-        blocking::run("end leftover processes", move || layout.kill_all(&container, KILL_PATIENCE)).await?;
-        Ok(())
+        let deadline = Instant::now() + KILL_PATIENCE;
+        let mut pause = KILL_PAUSE_MIN;
+        // Round by round, so that no thread is held by processes that cannot end: fifty such containers are a hung NFS
+        // server's doing, and everybody else's calls go on.
+        loop {
+            let (layout, path) = (Arc::clone(&self.layout), container.clone());
+            let count = blocking::run("end leftover processes", move || layout.kill_once(&path)).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Box::new(KillError::StillThere { path: container, count, waited: KILL_PATIENCE }));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(KILL_PAUSE_MAX);
+        }
+    }
+
+    /// Whether a container is paused, by the kernel's account: whoever did it, and whichever daemon it was.
+    pub(crate) async fn is_frozen(&self, parent: &str, id: &ContainerId) -> bool {
+        let Ok(parent) = CgroupParent::parse(self.kind, parent) else { return false };
+        let (layout, path) = (Arc::clone(&self.layout), parent.container_directory(id.as_str()));
+        blocking::run("look for frozen processes", move || layout.is_frozen(&path)).await
     }
 
     /// Removes the cgroup a container's monitor had to itself. Absent is success.

@@ -332,6 +332,9 @@ impl Node {
             (None, text) => Signal::parse(text)
                 .ok_or_else(|| CreateContainerError::StopSignal { container: name.clone(), signal: text.to_owned() })?,
         };
+        self.reach_mounts(&config.mounts)
+            .await
+            .map_err(|source| CreateContainerError::Mounts { container: name.clone(), source: Box::new(source) })?;
         let target_pid = self.target_pid(&sandbox, &config).map_err(|source| CreateContainerError::Target {
             container: name.clone(),
             target: config.security.namespaces.target_id.clone(),

@@ -106,6 +106,10 @@ impl Node {
             return Err(SessionError::EmptyCommand);
         }
         let container = self.running(id)?;
+        // Its program would freeze with the others, and the session with it.
+        if self.is_paused(&container).await {
+            return Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: "paused" });
+        }
         let (directory, has_terminal) = (container.directory.clone(), streams == SessionStreams::Terminal);
         let process = blocking::run("read process", move || process_for(&directory, command, has_terminal))
             .await

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::container::ContainerState;
 use domain::id::ContainerId;
 use runtime_client::exec::{ExecEnd, ExecError};
 use thiserror::Error;
@@ -64,9 +63,9 @@ impl Node {
             return Err(ExecSyncError::EmptyCommand);
         }
         let container = self.objects.find_container(id)?;
-        let state = container.state();
-        if !matches!(state, ContainerState::Running { .. }) {
-            return Err(ExecSyncError::NotRunning { container: container.id.clone(), state: state.word() });
+        match self.word_of(&container).await {
+            "running" => {}
+            state => return Err(ExecSyncError::NotRunning { container: container.id.clone(), state }),
         }
         let directory = container.directory.clone();
         let process = blocking::run("read process", move || process_for(&directory, command, false))

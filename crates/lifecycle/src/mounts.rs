@@ -54,6 +54,14 @@ pub enum ResolveMountError {
         /// The mount it lies on.
         mount: PathBuf,
     },
+    /// The file system the host path lies on has a server that is gone or very slow.
+    #[error("mount source {path} does not answer, its file system may be gone: waited {} s", waited.as_secs())]
+    NotAnswering {
+        /// The host path.
+        path: PathBuf,
+        /// How long was waited.
+        waited: std::time::Duration,
+    },
     /// There is no such device on the node.
     #[error("device {path} is no device node or directory of device nodes")]
     NoDevice {

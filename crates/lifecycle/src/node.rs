@@ -25,6 +25,7 @@ use crate::in_flight::InFlight;
 use crate::objects::{LookupError, Objects};
 use crate::pull_image::{PullImageError, PullKey};
 use crate::pull_progress::PullsUnderWay;
+use crate::reach::Reach;
 use crate::remove_container::RemoveContainerError;
 use crate::remove_sandbox::RemoveSandboxError;
 use crate::run_sandbox::RunSandboxError;
@@ -131,6 +132,7 @@ pub struct Node {
     pub(crate) removals: InFlight<ContainerId, (), RemoveContainerError>,
     pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
     pub(crate) pulls_under_way: PullsUnderWay,
+    pub(crate) reach: Reach,
     _network_watch: network::Watch,
 }
 
@@ -195,6 +197,7 @@ impl Node {
             removals: InFlight::default(),
             pulls: InFlight::default(),
             pulls_under_way: PullsUnderWay::default(),
+            reach: Reach::default(),
             config,
             _network_watch: network_watch,
         });

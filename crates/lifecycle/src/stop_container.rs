@@ -91,19 +91,53 @@ impl Node {
             }
         };
         if let Some(deadlines) = joined {
+            self.resume_to_stop(container).await;
             if let Err(source) = first_signal(container, init) {
                 *container.stopping.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 return Err(StopContainerError::Signal { container: container.id.clone(), source });
             }
-            let container = Arc::clone(container);
+            let (node, container) = (Arc::clone(self), Arc::clone(container));
             tokio::spawn(async move {
-                kill_at_deadline(&container, init, deadlines).await;
+                node.kill_at_deadline(&container, init, deadlines).await;
                 *container.stopping.lock().unwrap_or_else(PoisonError::into_inner) = None;
             });
         }
         // The sender lives in the container, which this future holds.
         let _ = states.wait_for(|state| matches!(state, ContainerState::Exited { .. })).await;
         Ok(())
+    }
+
+    /// Kills at the deadline, which may still move closer, and again until the process is gone.
+    async fn kill_at_deadline(
+        self: &Arc<Self>,
+        container: &Container,
+        init: Process,
+        mut deadlines: watch::Receiver<Instant>,
+    ) {
+        let mut states = container.state.subscribe();
+        let has_ended = |state: &ContainerState| matches!(state, ContainerState::Exited { .. });
+        loop {
+            let deadline = *deadlines.borrow_and_update();
+            tokio::select! {
+                _ = states.wait_for(has_ended) => return,
+                () = tokio::time::sleep_until(deadline.into()) => break,
+                changed = deadlines.changed() => if changed.is_err() { return },
+            }
+        }
+        let mut pause = KILL_RETRY_MIN;
+        while process::is_alive(init) {
+            self.resume_to_stop(container).await;
+            if let Err(error) = process::signal(init, Signal::KILL.number()) {
+                tracing::error!(container.id = %container.id, %error, "killing a container failed");
+            }
+            if tokio::time::timeout(pause, states.wait_for(has_ended)).await.is_ok() {
+                return;
+            }
+            if process::is_uninterruptible(init) {
+                tracing::warn!(container.id = %container.id, pid = init.pid, "a container's process is in uninterruptible sleep and cannot be killed yet");
+            }
+            pause = (pause * 2).min(KILL_RETRY_MAX);
+        }
     }
 }
 
@@ -114,31 +148,4 @@ fn first_signal(container: &Container, init: Process) -> std::io::Result<()> {
         ContainerState::Running { .. } | ContainerState::Exited { .. } => container.stop_signal,
     };
     process::signal(init, signal.number())
-}
-
-/// Kills at the deadline, which may still move closer, and again until the process is gone.
-async fn kill_at_deadline(container: &Container, init: Process, mut deadlines: watch::Receiver<Instant>) {
-    let mut states = container.state.subscribe();
-    let has_ended = |state: &ContainerState| matches!(state, ContainerState::Exited { .. });
-    loop {
-        let deadline = *deadlines.borrow_and_update();
-        tokio::select! {
-            _ = states.wait_for(has_ended) => return,
-            () = tokio::time::sleep_until(deadline.into()) => break,
-            changed = deadlines.changed() => if changed.is_err() { return },
-        }
-    }
-    let mut pause = KILL_RETRY_MIN;
-    while process::is_alive(init) {
-        if let Err(error) = process::signal(init, Signal::KILL.number()) {
-            tracing::error!(container.id = %container.id, %error, "killing a container failed");
-        }
-        if tokio::time::timeout(pause, states.wait_for(has_ended)).await.is_ok() {
-            return;
-        }
-        if process::is_uninterruptible(init) {
-            tracing::warn!(container.id = %container.id, pid = init.pid, "a container's process is in uninterruptible sleep and cannot be killed yet");
-        }
-        pause = (pause * 2).min(KILL_RETRY_MAX);
-    }
 }

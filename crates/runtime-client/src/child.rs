@@ -156,8 +156,8 @@ pub(crate) async fn capture(
     let status = match tokio::time::timeout(limit, run).await {
         Ok(status) => status?,
         Err(_) => {
+            // Not waited for: one in uninterruptible sleep ends when it likes, and whoever is dropped is collected then.
             child.kill()?;
-            child.wait().await?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no end within {} s", limit.as_secs())));
         }
     };

@@ -137,6 +137,18 @@ impl RuntimeHandler {
         self.checked("start", container.as_str(), &end)
     }
 
+    /// Freezes every process of a container.
+    pub async fn pause(&self, container: &ContainerId) -> Result<(), RuntimeError> {
+        let end = self.command("pause", &[], container.as_str(), None).await?;
+        self.checked("pause", container.as_str(), &end)
+    }
+
+    /// Lets the processes of a paused container go on.
+    pub async fn resume(&self, container: &ContainerId) -> Result<(), RuntimeError> {
+        let end = self.command("resume", &[], container.as_str(), None).await?;
+        self.checked("resume", container.as_str(), &end)
+    }
+
     /// Whether a container's program runs by the runtime's account. Source: OCI runtime specification, `state`.
     pub async fn is_running(&self, container: &ContainerId) -> Result<bool, RuntimeError> {
         let end = self.command("state", &[], container.as_str(), None).await?;

@@ -11,6 +11,7 @@
 
 pub mod cri;
 pub mod http;
+pub mod hung;
 pub mod image;
 pub mod liar;
 pub mod log;

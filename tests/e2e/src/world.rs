@@ -360,6 +360,14 @@ enable_nri = false
         self.daemon.as_ref().expect("a daemon runs").id()
     }
 
+    /// What the daemon's process holds in memory.
+    #[must_use]
+    pub fn daemon_resident_kib(&self) -> u64 {
+        let status = tools::read(format!("/proc/{}/status", self.daemon_pid()));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("VmRSS")
+    }
+
     /// A connection to the daemon.
     #[must_use]
     pub fn cri(&self) -> Cri {
