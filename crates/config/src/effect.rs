@@ -23,7 +23,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.irqbalance_config_restore_file",
     "crio.runtime.rdt_config_file",
     "crio.runtime.separate_pull_cgroup",
-    "crio.runtime.cdi_spec_dirs",
     "crio.runtime.hooks_dir",
     "crio.runtime.allowed_devices",
     "crio.runtime.ctr_stop_timeout",

@@ -40,6 +40,7 @@ fn code(error: &CreateContainerError) -> Code {
             Code::Unavailable
         }
         CreateContainerError::User { .. }
+        | CreateContainerError::Cdi { .. }
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }
         | CreateContainerError::Spec { .. }

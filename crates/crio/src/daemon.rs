@@ -215,7 +215,8 @@ impl Signals {
     }
 }
 
-/// SIGHUP: the level and filter of logs and registries.conf take effect at once; other changes are named.
+/// SIGHUP: the level and filter of logs, directories of CDI devices and registries.conf take effect at once; other
+/// changes are named.
 fn reload(invocation: &Invocation, running: &Config, node: &Node, logs: &telemetry::Handle) {
     let result = Sources::read(&invocation.locations)
         .map_err(|error| telemetry::chain(&error).to_string())
@@ -231,6 +232,10 @@ fn reload(invocation: &Invocation, running: &Config, node: &Node, logs: &telemet
         let is_set = match change.key.rsplit('.').next() {
             Some("log_level") => change.value.parse().map(|level| logs.set_level(level)).is_ok(),
             Some("log_filter") => logs.set_filter(&change.value).is_ok(),
+            Some("cdi_spec_dirs") => {
+                node.follow_cdi(reloaded.config.runtime.cdi_spec_dirs.clone());
+                true
+            }
             _ => false,
         };
         if is_set {

@@ -22,7 +22,7 @@ use domain::id::{ContainerId, SandboxId};
 use domain::name;
 use domain::sandbox::SandboxState;
 use domain::security::NamespaceMode;
-use domain::spec::SpecError;
+use domain::spec::{Edits, SpecError};
 use domain::user::ResolveUserError;
 use image_store::{NewContainer, Volatile};
 use runtime_client::create::{CreateError, CreateRequest};
@@ -142,6 +142,15 @@ pub enum CreateContainerError {
         /// What is wrong.
         source: Box<ResolveMountError>,
     },
+    /// Its CDI devices cannot be had.
+    #[error("CDI device injection failed for container {container}")]
+    Cdi {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: Box<injection::cdi::CdiError>,
+    },
     /// The stop signal is none.
     #[error("stop signal {signal:?} of container {container} is not known")]
     StopSignal {
@@ -240,6 +249,7 @@ struct Plan {
     name: String,
     sandbox: Arc<Sandbox>,
     config: ContainerConfig,
+    edits: Edits,
     image: LocalImage,
     stop_signal: Signal,
     log: PathBuf,
@@ -269,7 +279,8 @@ impl Node {
         if let Some(existing) = self.objects.holder(&name).and_then(|holder| ContainerId::parse(&holder).ok()) {
             return Ok(existing);
         }
-        let plan = self.plan_container(sandbox, config, name).await?;
+        let mut plan = self.plan_container(sandbox, config, name).await?;
+        plan.edits = self.injected(&plan.name, &plan.config).await?;
         let mut undo = Undo::default();
         match self.make_container(&plan, &mut undo).await {
             Ok(container) => {
@@ -345,7 +356,7 @@ impl Node {
             "" => sandbox.log_directory.join(format!("{id}.log")),
             given => sandbox.log_directory.join(given),
         };
-        Ok(Plan { id, name, sandbox, config, image, stop_signal, log, target_pid })
+        Ok(Plan { id, name, sandbox, config, edits: Edits::default(), image, stop_signal, log, target_pid })
     }
 
     fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<i32>, TargetError> {
@@ -424,6 +435,7 @@ impl Node {
             name: plan.name.clone(),
             sandbox: Arc::clone(&plan.sandbox),
             config: plan.config.clone(),
+            edits: plan.edits.clone(),
             image: plan.image.clone(),
             log: plan.log.clone(),
             target_pid: plan.target_pid,

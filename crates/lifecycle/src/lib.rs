@@ -22,6 +22,7 @@ mod handler;
 mod image;
 mod in_flight;
 mod infra;
+mod injected;
 mod limits;
 mod monitors;
 mod mounts;

@@ -12,6 +12,7 @@ use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Pro
 use domain::id::{ContainerId, SandboxId};
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
 use image_store::Store;
+use injection::cdi::Cdi;
 use network::{HostPorts, Network};
 use runtime_client::features::Features;
 use thiserror::Error;
@@ -120,6 +121,7 @@ pub struct Node {
     pub(crate) facts: NodeFacts,
     pub(crate) spec_defaults: SpecDefaults,
     pub(crate) seccomp: Profiles,
+    pub(crate) cdi: Cdi,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
@@ -175,6 +177,8 @@ impl Node {
             blocking::run("look at the machine", move || facts::gather(version)).await
         };
         let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
+        let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
+        cdi.look();
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
@@ -186,6 +190,7 @@ impl Node {
             facts: node_facts,
             spec_defaults: spec_defaults(&config),
             seccomp,
+            cdi,
             said: Mutex::default(),
             objects: Objects::default(),
             events: Events::default(),

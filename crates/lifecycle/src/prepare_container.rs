@@ -14,7 +14,8 @@ use domain::id::ContainerId;
 use domain::resources::Resources;
 use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
 use domain::spec::{
-    ContainerInputs, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec, wanted_capabilities,
+    ContainerInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec,
+    wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
@@ -50,6 +51,7 @@ pub(crate) struct PrepareJob {
     pub(crate) name: String,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) config: ContainerConfig,
+    pub(crate) edits: Edits,
     pub(crate) image: LocalImage,
     pub(crate) log: PathBuf,
     pub(crate) target_pid: Option<i32>,
@@ -101,6 +103,7 @@ impl PrepareJob {
             mounts: &mounts,
             further_mounts: &volumes,
             devices: &devices,
+            edits: &self.edits,
             pod_annotations: &filter_annotations(
                 &self.sandbox.config.annotations,
                 &self.sandbox.handler.allowed_annotations,
@@ -122,6 +125,9 @@ impl PrepareJob {
             state_store::spec::save_spec(directory, &json)
                 .map_err(|source| CreateContainerError::Record { container: container(), source })?;
         }
+        // Devices may come with groups of their own; what is reported is what the process has.
+        let groups = assembled.spec.process().as_ref().and_then(|process| process.user().additional_gids().clone());
+        let user = ResolvedUser { additional_gids: groups.unwrap_or_default(), ..user };
         Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use super::{CapabilitySet, CgroupManagerKind, Inheritable};
+use super::{CapabilitySet, CgroupManagerKind, Edits, Inheritable};
 use crate::container::{ContainerConfig, Propagation};
 use crate::id::{ContainerId, SandboxId};
 use crate::image::ImageConfig;
@@ -269,6 +269,8 @@ pub struct ContainerInputs<'a> {
     pub further_mounts: &'a [ResolvedMount],
     /// Devices of the request and of `devices.crio.io`, resolved.
     pub devices: &'a [ResolvedDevice],
+    /// What CDI devices and OCI hooks add to everything else.
+    pub edits: &'a Edits,
     /// Pod annotations that change the spec and are allowed for the handler (section 10 of the reference: `umask`,
     /// `cgroup2-mount-hierarchy-rw`, `unified-cgroup`), by their new names.
     pub pod_annotations: &'a BTreeMap<String, String>,

@@ -10,6 +10,7 @@ pub mod annotations;
 mod capabilities;
 mod cgroup_path;
 mod devices;
+mod edits;
 mod error;
 mod inputs;
 mod mounts;
@@ -23,6 +24,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResource
 
 pub use capabilities::{CapabilitySet, Inheritable, wanted as wanted_capabilities};
 pub use cgroup_path::{CgroupManagerKind, CgroupParent, CgroupPathError, slice_path};
+pub use edits::{EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, HookStage};
 pub use error::{Clamp, SpecError};
 pub use inputs::{
     CgroupPlacement, CgroupVersion, ContainerInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice, InfraInputs,
@@ -225,9 +227,6 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     let security = &config.security;
     let is_privileged = security.privileged;
     let mut clamped = vec![];
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported("CDI_devices"));
-    }
 
     let args = process_args(&config.command, &config.args, inputs.image)?;
     let is_systemd = is_systemd(&args);
@@ -322,7 +321,8 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
 
     let version = if plan.has_id_mappings { OCI_VERSION_ID_MAPPED } else { OCI_VERSION };
     let hostname = has_uts.then_some(inputs.hostname);
-    let spec = spec(version, process, inputs.rootfs, is_readonly, plan.mounts, hostname, linux, inputs.annotations);
+    let mut spec = spec(version, process, inputs.rootfs, is_readonly, plan.mounts, hostname, linux, inputs.annotations);
+    inputs.edits.apply(&mut spec)?;
     Ok(Assembled { spec, clamped })
 }
 

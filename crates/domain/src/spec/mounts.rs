@@ -31,7 +31,7 @@ pub(super) fn check_path(path: &str) -> Result<(), SpecError> {
 }
 
 /// `/a//b/./` → `/a/b`: the form in which destinations are compared.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let segments = path.split('/').filter(|segment| !matches!(*segment, "" | "."));
     let joined: String = segments.map(|segment| format!("/{segment}")).collect();
     if joined.is_empty() { "/".to_owned() } else { joined }

@@ -22,6 +22,7 @@ struct Case {
     files: GeneratedFiles,
     mounts: Vec<ResolvedMount>,
     devices: Vec<ResolvedDevice>,
+    edits: Edits,
     pod_annotations: BTreeMap<String, String>,
     seccomp: Option<LinuxSeccomp>,
     selinux: SelinuxLabels,
@@ -61,6 +62,7 @@ impl Default for Case {
             },
             mounts: vec![],
             devices: vec![],
+            edits: Edits::default(),
             pod_annotations: BTreeMap::new(),
             seccomp: None,
             selinux: SelinuxLabels::default(),
@@ -88,6 +90,7 @@ impl Case {
             mounts: &self.mounts,
             further_mounts: &[],
             devices: &self.devices,
+            edits: &self.edits,
             pod_annotations: &self.pod_annotations,
             seccomp: self.seccomp.as_ref(),
             selinux: &self.selinux,
@@ -266,7 +269,6 @@ fn what_is_not_done_is_refused_by_name() {
         case.assemble().map(|_| ()).map_err(|error| error.to_string())
     };
     let unsupported = |what: &str| Err(format!("{what} is not supported"));
-    assert_eq!(with(&|case| case.config.cdi_devices = vec!["a/b=c".into()]), unsupported("CDI_devices"));
     assert_eq!(
         with(&|case| {
             let user = UserNamespace { mode: NamespaceMode::Pod, ..UserNamespace::default() };
