@@ -39,6 +39,7 @@ fn code(error: &CreateContainerError) -> Code {
         CreateContainerError::Mounts { source, .. } if matches!(**source, ResolveMountError::NotAnswering { .. }) => {
             Code::Unavailable
         }
+        CreateContainerError::ImageVolume(source) if source.is_of_request() => Code::InvalidArgument,
         CreateContainerError::User { .. }
         | CreateContainerError::Cdi { .. }
         | CreateContainerError::Mounts { .. }
@@ -50,6 +51,7 @@ fn code(error: &CreateContainerError) -> Code {
         CreateContainerError::Sandbox(_)
         | CreateContainerError::SandboxNotReady { .. }
         | CreateContainerError::Image { .. }
+        | CreateContainerError::ImageVolume(_)
         | CreateContainerError::DrawId(_)
         | CreateContainerError::NameReserved { .. }
         | CreateContainerError::Store { .. }

@@ -40,6 +40,7 @@ use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
 use crate::undo::Undo;
+use crate::volumes::{ImageVolume, ImageVolumeError};
 use crate::{blocking, ends};
 
 /// Why a container was not created. Everything done so far has been undone.
@@ -151,6 +152,9 @@ pub enum CreateContainerError {
         /// What is wrong.
         source: Box<injection::cdi::CdiError>,
     },
+    /// A volume that is an image. The text is the CRI's name for it, which the kubelet shows as the reason.
+    #[error("ImageVolumeMountFailed")]
+    ImageVolume(#[source] Box<ImageVolumeError>),
     /// The stop signal is none.
     #[error("stop signal {signal:?} of container {container} is not known")]
     StopSignal {
@@ -254,6 +258,7 @@ struct Plan {
     stop_signal: Signal,
     log: PathBuf,
     target_pid: Option<i32>,
+    image_volumes: Vec<ImageVolume>,
 }
 
 impl Node {
@@ -331,7 +336,7 @@ impl Node {
         if config.security.privileged && !sandbox.is_privileged() {
             return Err(CreateContainerError::NotPrivileged { sandbox: sandbox.id.clone() });
         }
-        let config = with_sandbox_namespaces(config, &sandbox);
+        let mut config = with_sandbox_namespaces(config, &sandbox);
         let image = self.local_image(&config.image.image).await.map_err(|source| CreateContainerError::Image {
             container: name.clone(),
             image: config.image.image.clone(),
@@ -352,11 +357,26 @@ impl Node {
             source,
         })?;
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
+        let image_volumes = self
+            .plan_volumes(&id, &mut config)
+            .await
+            .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
         let log = match config.log_path.as_str() {
             "" => sandbox.log_directory.join(format!("{id}.log")),
             given => sandbox.log_directory.join(given),
         };
-        Ok(Plan { id, name, sandbox, config, edits: Edits::default(), image, stop_signal, log, target_pid })
+        Ok(Plan {
+            id,
+            name,
+            sandbox,
+            config,
+            edits: Edits::default(),
+            image,
+            stop_signal,
+            log,
+            target_pid,
+            image_volumes,
+        })
     }
 
     fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<i32>, TargetError> {
@@ -439,6 +459,7 @@ impl Node {
             image: plan.image.clone(),
             log: plan.log.clone(),
             target_pid: plan.target_pid,
+            image_volumes: plan.image_volumes.clone(),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),

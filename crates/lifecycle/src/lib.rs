@@ -46,6 +46,7 @@ mod stop_container;
 mod stop_sandbox;
 mod undo;
 mod update_container;
+mod volumes;
 
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
@@ -75,3 +76,4 @@ pub use stats::{
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
 pub use update_container::UpdateContainerError;
+pub use volumes::ImageVolumeError;

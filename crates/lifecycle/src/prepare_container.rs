@@ -29,6 +29,7 @@ use crate::limits::limits_of;
 use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
+use crate::volumes::ImageVolume;
 
 /// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
 const USER_FILE_MAX_BYTES: u64 = 16 << 20;
@@ -55,6 +56,7 @@ pub(crate) struct PrepareJob {
     pub(crate) image: LocalImage,
     pub(crate) log: PathBuf,
     pub(crate) target_pid: Option<i32>,
+    pub(crate) image_volumes: Vec<ImageVolume>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -78,8 +80,12 @@ impl PrepareJob {
         let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
         let volumes = self.make_directories(node, &root)?;
-        let mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
+        let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
+        let images = node
+            .mount_volumes(&self.id, &self.image_volumes, &self.sandbox.handler.facts)
+            .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
+        mounts.extend(images);
         let devices = mounts::resolve_devices(&self.config.devices)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;

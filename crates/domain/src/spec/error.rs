@@ -113,6 +113,18 @@ pub enum SpecError {
         /// Path in the container.
         path: String,
     },
+    /// An image is never written to; saying so is required.
+    #[error("image mount on {path:?} must be read-only")]
+    ImageNeedsReadonly {
+        /// Path in the container.
+        path: String,
+    },
+    /// Nothing that is mounted in an image can reach the node.
+    #[error("image mount on {path:?} cannot have two-way propagation")]
+    ImageNeedsPrivate {
+        /// Path in the container.
+        path: String,
+    },
     /// The runtime lacks it.
     #[error("{feature} of {path:?}: the runtime handler does not support it")]
     HandlerLacks {

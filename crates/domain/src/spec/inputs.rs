@@ -163,6 +163,19 @@ pub enum MountAccess {
     RecursiveReadOnly,
 }
 
+/// How a mount of the request is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MountKind {
+    /// The source appears as it is.
+    #[default]
+    Bind,
+    /// A read-only overlay of the source, a mounted image, on an empty directory: the kernel wants two.
+    Image {
+        /// The empty directory.
+        below: String,
+    },
+}
+
 /// A bind mount of the request, an image volume or a secret, with both ends resolved.
 ///
 /// Made by [`super::resolve_mount`] for mounts of the request, by the caller for its own.
@@ -172,6 +185,8 @@ pub struct ResolvedMount {
     pub destination: String,
     /// Absolute path on the node, symbolic links resolved.
     pub source: String,
+    /// How it is made.
+    pub kind: MountKind,
     /// Writable or not.
     pub access: MountAccess,
     /// Propagation.

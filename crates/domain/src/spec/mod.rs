@@ -28,9 +28,10 @@ pub use edits::{EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, 
 pub use error::{Clamp, SpecError};
 pub use inputs::{
     CgroupPlacement, CgroupVersion, ContainerInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice, InfraInputs,
-    MountAccess, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels, SpecDefaults, Ulimit,
+    MountAccess, MountKind, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels, SpecDefaults,
+    Ulimit,
 };
-pub use mounts::resolve_mount;
+pub use mounts::{resolve_image_mount, resolve_mount};
 pub use process::{args as process_args, cwd as process_cwd, is_systemd};
 pub use sysctl::{CheckedSysctls, SkipReason, SkippedSysctl, Sysctl, SysctlNamespace, check_sysctls};
 

@@ -393,8 +393,31 @@ fn mounts_resolve_or_say_why_not() {
     assert!(matches!(resolve(&writable, &all), Err(SpecError::RecursiveReadOnlyNeedsReadonly { .. })));
     let shared = container::Mount { propagation: Propagation::HostToContainer, ..rro };
     assert!(matches!(resolve(&shared, &all), Err(SpecError::RecursiveReadOnlyNeedsPrivate { .. })));
-    let of_image = container::Mount { image: Some(image), ..plain };
-    assert!(matches!(resolve(&of_image, &all), Err(SpecError::Unsupported { .. })));
+
+    let of_image = container::Mount { image: Some(image), readonly: true, host_path: String::new(), ..plain };
+    let below = || MountKind::Image { below: "/empty".into() };
+    let resolve_image = |asked: &container::Mount, source: &str, kind| {
+        resolve_image_mount(asked, source.into(), kind, "/c/i".into(), &none)
+    };
+    let writable = container::Mount { readonly: false, ..of_image.clone() };
+    assert!(matches!(resolve_image(&writable, "/i", below()), Err(SpecError::ImageNeedsReadonly { .. })));
+    let shared = container::Mount { propagation: Propagation::Bidirectional, ..of_image.clone() };
+    assert!(matches!(resolve_image(&shared, "/i", below()), Err(SpecError::ImageNeedsPrivate { .. })));
+    let mapped_image = container::Mount { uid_mappings: vec![mapping], ..of_image.clone() };
+    assert!(matches!(resolve_image(&mapped_image, "/i", below()), Err(SpecError::HandlerLacks { .. })));
+    for source in ["/i:/etc", "/i,upperdir=/etc", "i", "/i/../etc", "/i\"", "/i\\"] {
+        assert!(matches!(resolve_image(&of_image, source, below()), Err(SpecError::BadMountPath { .. })), "{source}");
+    }
+    // A file is bound; overlay's separators mean nothing there.
+    let file = resolve_image(&of_image, "/run/a:b", MountKind::Bind).expect("resolves");
+    let volume = resolve_image(&of_image, "/i", below()).expect("resolves");
+    let inner = ResolvedMount { destination: "/c/i/f".into(), ..file };
+    let spec = Case { mounts: vec![inner, volume], ..Case::default() }.json();
+    assert_eq!(mount_options(&spec, "/c/i"), "lowerdir=/i:/empty,ro");
+    assert_eq!(mount_options(&spec, "/c/i/f"), "rbind,rprivate,ro");
+    let list = mount_list(&spec);
+    let at = |path: &str| list.iter().position(|one| one == path);
+    assert!(at("/c/i") < at("/c/i/f"), "{list:?}");
 
     let case = Case { mounts: vec![resolve(&mapped, &all).expect("resolves")], ..Case::default() };
     let spec = case.json();
