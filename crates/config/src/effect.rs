@@ -16,7 +16,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.additional_artifact_stores",
     "crio.runtime.min_injected_gomaxprocs",
     "crio.runtime.selinux",
-    "crio.runtime.apparmor_profile",
     "crio.runtime.blockio_config_file",
     "crio.runtime.blockio_reload",
     "crio.runtime.irqbalance_config_file",

@@ -46,6 +46,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::StopSignal { .. }
         | CreateContainerError::Spec { .. }
         | CreateContainerError::Seccomp { .. }
+        | CreateContainerError::Apparmor { .. }
         | CreateContainerError::Target { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
         CreateContainerError::Sandbox(_)

@@ -281,6 +281,7 @@ fn containers_are_what_was_asked() {
             edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations,
         })
@@ -345,6 +346,7 @@ fn privileged_containers_start_with_what_the_machine_has() {
             edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations: BTreeMap::new(),
         })
@@ -382,6 +384,7 @@ fn infra_containers_start() {
             rootfs: &bench.text("rootfs"),
             is_privileged: false,
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations: BTreeMap::new(),
         })

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::MonitorCgroup;
-use confinement::seccomp::ResolveProfileError;
+use confinement::{apparmor, seccomp};
+use domain::apparmor::ApparmorName;
 use domain::container::{ContainerConfig, ContainerState, Exit, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::name;
@@ -170,7 +171,16 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What is wrong.
-        source: Box<ResolveProfileError>,
+        source: Box<seccomp::ResolveProfileError>,
+    },
+    /// Its AppArmor profile cannot be had.
+    #[error("AppArmor profile of container {container}")]
+    Apparmor {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: Box<apparmor::ResolveProfileError>,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of container {container}")]
@@ -259,6 +269,7 @@ struct Plan {
     log: PathBuf,
     target_pid: Option<i32>,
     image_volumes: Vec<ImageVolume>,
+    apparmor: Option<ApparmorName>,
 }
 
 impl Node {
@@ -356,6 +367,10 @@ impl Node {
             target: config.security.namespaces.target_id.clone(),
             source,
         })?;
+        let apparmor = self
+            .apparmor_profile(config.security.apparmor.as_ref(), config.security.privileged)
+            .await
+            .map_err(|source| CreateContainerError::Apparmor { container: name.clone(), source: Box::new(source) })?;
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
         let image_volumes = self
             .plan_volumes(&id, &mut config)
@@ -376,6 +391,7 @@ impl Node {
             log,
             target_pid,
             image_volumes,
+            apparmor,
         })
     }
 
@@ -460,6 +476,7 @@ impl Node {
             log: plan.log.clone(),
             target_pid: plan.target_pid,
             image_volumes: plan.image_volumes.clone(),
+            apparmor: plan.apparmor.clone(),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),

@@ -8,6 +8,7 @@
 //! Begin reading at [`Node`], then `run_sandbox`, `create_container`, `ends` and `restore`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod blocking;
 mod cgroups;
 mod clock;

@@ -33,7 +33,7 @@ use crate::run_sandbox::RunSandboxError;
 use crate::sandbox::Sandbox;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{blocking, clock, facts, monitors};
+use crate::{apparmor, blocking, clock, facts, monitors};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -74,6 +74,9 @@ pub enum OpenNodeError {
     /// The configured seccomp profile.
     #[error("load the default seccomp profile")]
     Seccomp(#[source] LoadProfileError),
+    /// The configured AppArmor profile.
+    #[error("unable to load AppArmor profile")]
+    Apparmor(#[source] confinement::apparmor::LoadProfileError),
     /// The exits directory cannot be watched.
     #[error(transparent)]
     Exits(#[from] runtime_client::exits::WatchExitsError),
@@ -122,6 +125,7 @@ pub struct Node {
     pub(crate) spec_defaults: SpecDefaults,
     pub(crate) seccomp: Profiles,
     pub(crate) cdi: Cdi,
+    pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
@@ -179,6 +183,12 @@ impl Node {
         let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
         let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
         cdi.look();
+        let apparmor = {
+            let config = Arc::clone(&config);
+            blocking::run("load AppArmor profile", move || apparmor::load(&config))
+                .await
+                .map_err(OpenNodeError::Apparmor)?
+        };
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
@@ -191,6 +201,7 @@ impl Node {
             spec_defaults: spec_defaults(&config),
             seccomp,
             cdi,
+            apparmor: Arc::new(apparmor),
             said: Mutex::default(),
             objects: Objects::default(),
             events: Events::default(),
@@ -385,7 +396,6 @@ fn spec_defaults(config: &Config) -> SpecDefaults {
         is_read_only: runtime.read_only,
         devices: devices.collect(),
         is_device_owner_from_security_context: runtime.device_ownership_from_security_context,
-        apparmor_profile: None,
         is_selinux_off_for_host_network: runtime.hostnetwork_disable_selinux,
     }
 }

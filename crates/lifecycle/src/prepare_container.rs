@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::apparmor::ApparmorName;
 use domain::container::ContainerConfig;
 use domain::id::ContainerId;
 use domain::resources::Resources;
@@ -57,6 +58,7 @@ pub(crate) struct PrepareJob {
     pub(crate) log: PathBuf,
     pub(crate) target_pid: Option<i32>,
     pub(crate) image_volumes: Vec<ImageVolume>,
+    pub(crate) apparmor: Option<ApparmorName>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -116,6 +118,7 @@ impl PrepareJob {
             )
             .effective,
             seccomp: seccomp.as_deref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &SelinuxLabels::default(),
             annotations: self.annotations(node, &rootfs),
         };

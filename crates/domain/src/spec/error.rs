@@ -150,12 +150,6 @@ pub enum SpecError {
     /// The parent cgroup does not fit the manager.
     #[error(transparent)]
     CgroupParent(#[from] super::CgroupPathError),
-    /// Only unset, unconfined and runtime-default profiles exist without the host's support.
-    #[error("AppArmor profile {name:?} is asked for, and this node has no AppArmor")]
-    NoApparmor {
-        /// As given.
-        name: String,
-    },
 }
 
 /// What was made smaller than asked because the machine cannot give it. The daemon says each kind once.

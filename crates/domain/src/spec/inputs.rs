@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::{CapabilitySet, CgroupManagerKind, Edits, Inheritable};
+use crate::apparmor::ApparmorName;
 use crate::container::{ContainerConfig, Propagation};
 use crate::id::{ContainerId, SandboxId};
 use crate::image::ImageConfig;
@@ -38,8 +39,6 @@ pub struct NodeFacts {
     pub has_swap_accounting: bool,
     /// The pids controller is there.
     pub has_pids_controller: bool,
-    /// AppArmor is enabled in the kernel.
-    pub has_apparmor: bool,
     /// `/sys/fs/cgroup/systemd` is mounted (v1 and hybrid).
     pub has_systemd_hierarchy: bool,
     /// Existing `/sys/devices/system/cpu/cpu*/thermal_throttle` directories, which are masked with the rest.
@@ -57,7 +56,6 @@ impl Default for NodeFacts {
             hugepage_sizes: vec![],
             has_swap_accounting: true,
             has_pids_controller: true,
-            has_apparmor: false,
             has_systemd_hierarchy: false,
             thermal_throttle_paths: vec![],
             host_devices: vec![],
@@ -145,8 +143,6 @@ pub struct SpecDefaults {
     pub devices: Vec<ResolvedDevice>,
     /// `device_ownership_from_security_context`.
     pub is_device_owner_from_security_context: bool,
-    /// `apparmor_profile` when it is loaded: what RuntimeDefault means on a node with AppArmor.
-    pub apparmor_profile: Option<String>,
     /// `hostnetwork_disable_selinux`.
     pub is_selinux_off_for_host_network: bool,
 }
@@ -291,6 +287,8 @@ pub struct ContainerInputs<'a> {
     pub pod_annotations: &'a BTreeMap<String, String>,
     /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The profile that the request's choice comes down to, known to be loaded; absent for none.
+    pub apparmor: Option<&'a ApparmorName>,
     /// SELinux labels; ignored for privileged containers and host namespaces.
     pub selinux: &'a SelinuxLabels,
     /// Annotations to write, see [`super::annotations`].
@@ -330,6 +328,8 @@ pub struct InfraInputs<'a> {
     pub is_privileged: bool,
     /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The profile that the request's choice comes down to, known to be loaded; absent for none.
+    pub apparmor: Option<&'a ApparmorName>,
     /// SELinux labels.
     pub selinux: &'a SelinuxLabels,
     /// Annotations to write, see [`super::annotations`].

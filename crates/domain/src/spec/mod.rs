@@ -37,7 +37,7 @@ pub use sysctl::{CheckedSysctls, SkipReason, SkippedSysctl, Sysctl, SysctlNamesp
 
 use crate::image::ImageConfig;
 use crate::resources::Resources;
-use crate::security::{NamespaceMode, NamespaceOptions, SecurityProfile};
+use crate::security::{NamespaceMode, NamespaceOptions};
 
 /// The version every runtime in the field takes; Debian's crun 1.8.1 refuses 1.1 and later.
 const OCI_VERSION: &str = "1.0.2";
@@ -160,25 +160,6 @@ fn refuse_user_namespace(options: &NamespaceOptions) -> Result<(), SpecError> {
     }
 }
 
-fn apparmor(
-    choice: Option<&SecurityProfile>,
-    is_privileged: bool,
-    node: &NodeFacts,
-    default: Option<&String>,
-) -> Result<Option<String>, SpecError> {
-    match (choice, is_privileged, node.has_apparmor) {
-        (Some(SecurityProfile::Localhost(name)), false, false) => Err(SpecError::NoApparmor { name: name.clone() }),
-        (Some(choice @ SecurityProfile::Localhost(_)), false, true) => {
-            Err(unsupported(format!("AppArmor profile {choice}")))
-        }
-        (Some(SecurityProfile::RuntimeDefault), false, true) => {
-            default.map(|name| Some(name.clone())).ok_or_else(|| unsupported("AppArmor profile RuntimeDefault"))
-        }
-        (None, false, true) => Ok(default.cloned()),
-        (Some(SecurityProfile::Unconfined), ..) | (_, true, _) | (_, _, false) => Ok(None),
-    }
-}
-
 /// The request's list with the defaults, sorted, each once; empty stays empty (`procMount: Unmasked`).
 fn masked_paths(asked: &[String], node: &NodeFacts) -> Vec<String> {
     if asked.is_empty() {
@@ -247,12 +228,7 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     process.set_capabilities(Some(capabilities::sets(set, inheritable, ambient)));
     process.set_rlimits(Some(process::rlimits(&defaults.ulimits)?));
     process.set_no_new_privileges(Some(security.no_new_privs));
-    process.set_apparmor_profile(apparmor(
-        security.apparmor.as_ref(),
-        is_privileged,
-        node,
-        defaults.apparmor_profile.as_ref(),
-    )?);
+    process.set_apparmor_profile(inputs.apparmor.map(ToString::to_string));
     process.set_oom_score_adj(Some(process::oom_score_adj(config.resources.oom_score_adj, node, &mut clamped)?));
     let is_host_network = security.namespaces.network == NamespaceMode::Node;
     let is_shared_with_host =
@@ -347,12 +323,7 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     process.set_capabilities(Some(capabilities::sets(CapabilitySet::EMPTY, Inheritable::Empty, CapabilitySet::EMPTY)));
     process.set_rlimits(Some(process::rlimits(&inputs.defaults.ulimits)?));
     process.set_no_new_privileges(Some(true));
-    process.set_apparmor_profile(apparmor(
-        security.apparmor.as_ref(),
-        inputs.is_privileged,
-        node,
-        inputs.defaults.apparmor_profile.as_ref(),
-    )?);
+    process.set_apparmor_profile(inputs.apparmor.map(ToString::to_string));
     process.set_oom_score_adj(Some(process::oom_score_adj(INFRA_OOM_SCORE_ADJ, node, &mut clamped)?));
     let is_shared_with_host = options.pid == NamespaceMode::Node || options.ipc == NamespaceMode::Node;
     let is_host_network = options.network == NamespaceMode::Node;

@@ -2,10 +2,11 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::apparmor::ApparmorName;
 use crate::container::{self, ContainerConfig, ContainerSecurity, Propagation};
 use crate::id::{ContainerId, SandboxId};
 use crate::sandbox::{SandboxConfig, SandboxSecurity};
-use crate::security::{Capabilities, UserNamespace};
+use crate::security::{Capabilities, SecurityProfile, UserNamespace};
 use crate::user::ResolvedUser;
 
 /// Everything an assembly needs, with values a test may change.
@@ -25,6 +26,7 @@ struct Case {
     edits: Edits,
     pod_annotations: BTreeMap<String, String>,
     seccomp: Option<LinuxSeccomp>,
+    apparmor: Option<ApparmorName>,
     selinux: SelinuxLabels,
 }
 
@@ -65,6 +67,7 @@ impl Default for Case {
             edits: Edits::default(),
             pod_annotations: BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: SelinuxLabels::default(),
         }
     }
@@ -93,6 +96,7 @@ impl Case {
             edits: &self.edits,
             pod_annotations: &self.pod_annotations,
             seccomp: self.seccomp.as_ref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &self.selinux,
             annotations: [("k".to_owned(), "v".to_owned())].into(),
         })
@@ -121,6 +125,7 @@ impl Case {
             rootfs: "/rootfs",
             is_privileged: self.sandbox.security.privileged,
             seccomp: self.seccomp.as_ref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &self.selinux,
             annotations: BTreeMap::new(),
         })
@@ -283,27 +288,19 @@ fn what_is_not_done_is_refused_by_name() {
         }),
         Ok(())
     );
-    for (profile, has_apparmor, expected) in [
-        (None, false, Ok(())),
-        (Some(SecurityProfile::RuntimeDefault), false, Ok(())),
-        (Some(SecurityProfile::Unconfined), false, Ok(())),
-        (
-            Some(SecurityProfile::Localhost("p".into())),
-            false,
-            Err("AppArmor profile \"p\" is asked for, and this node has no AppArmor".to_owned()),
-        ),
-        (Some(SecurityProfile::Localhost("p".into())), true, unsupported("AppArmor profile Localhost \"p\"")),
-        (Some(SecurityProfile::RuntimeDefault), true, unsupported("AppArmor profile RuntimeDefault")),
-        (Some(SecurityProfile::Unconfined), true, Ok(())),
-    ] {
-        let made = with(&|case| {
-            case.config.security.apparmor = profile.clone();
-            case.node.has_apparmor = has_apparmor;
-        });
-        assert_eq!(made, expected, "{profile:?} {has_apparmor}");
-    }
     let case = Case { seccomp: Some(LinuxSeccomp::default()), ..Case::default() };
     assert!(case.json()["linux"]["seccomp"].is_object());
+}
+
+#[test]
+fn the_apparmor_profile_is_the_one_that_was_found() {
+    for name in [None, Some("crio-default"), Some("unconfined")] {
+        let apparmor = name.map(|name| ApparmorName::parse(name).expect("a name"));
+        let case = Case { apparmor, ..Case::default() };
+        for spec in [case.json(), case.infra().0] {
+            assert_eq!(spec["process"]["apparmorProfile"].as_str(), name);
+        }
+    }
 }
 
 #[test]
