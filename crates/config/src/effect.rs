@@ -22,7 +22,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.irqbalance_config_restore_file",
     "crio.runtime.rdt_config_file",
     "crio.runtime.separate_pull_cgroup",
-    "crio.runtime.hooks_dir",
     "crio.runtime.allowed_devices",
     "crio.runtime.ctr_stop_timeout",
     "crio.runtime.default_mounts_file",

@@ -119,7 +119,7 @@ impl Registry {
             let format =
                 if one.path.extension().is_some_and(|own| own == "json") { Format::Json } else { Format::Yaml };
             let parsed = one.bytes.map_err(|error| error.to_string());
-            let parsed = parsed.and_then(|bytes| parse(&bytes, format).map_err(|error| chain(&error)));
+            let parsed = parsed.and_then(|bytes| parse(&bytes, format).map_err(|error| crate::text::chain(&error)));
             let file = match parsed {
                 Ok(file) => file,
                 Err(error) => {
@@ -170,11 +170,6 @@ impl Registry {
         }
         Ok(edits)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Looks up what a definition leaves to the node.

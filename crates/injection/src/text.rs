@@ -16,3 +16,8 @@ pub(crate) fn short(text: &str) -> String {
 pub(crate) fn split_env(entry: &str) -> Option<(&str, &str)> {
     entry.split_once('=').filter(|(name, _)| !name.is_empty() && !entry.contains('\0'))
 }
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -296,7 +296,7 @@ impl Node {
             return Ok(existing);
         }
         let mut plan = self.plan_container(sandbox, config, name).await?;
-        plan.edits = self.injected(&plan.name, &plan.config).await?;
+        plan.edits = self.injected(&plan.name, &plan.config, &plan.image.config, &plan.sandbox).await?;
         let mut undo = Undo::default();
         match self.make_container(&plan, &mut undo).await {
             Ok(container) => {

@@ -13,6 +13,7 @@ use domain::id::{ContainerId, SandboxId};
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
 use image_store::Store;
 use injection::cdi::Cdi;
+use injection::hooks::Hooks;
 use network::{HostPorts, Network};
 use runtime_client::features::Features;
 use thiserror::Error;
@@ -126,6 +127,7 @@ pub struct Node {
     pub(crate) seccomp: Profiles,
     pub(crate) cdi: Cdi,
     pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
+    pub(crate) hooks: Hooks,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
@@ -189,6 +191,8 @@ impl Node {
                 .await
                 .map_err(OpenNodeError::Apparmor)?
         };
+        let hooks = Hooks::new(config.runtime.hooks_dir.clone());
+        hooks.look();
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
@@ -202,6 +206,7 @@ impl Node {
             seccomp,
             cdi,
             apparmor: Arc::new(apparmor),
+            hooks,
             said: Mutex::default(),
             objects: Objects::default(),
             events: Events::default(),

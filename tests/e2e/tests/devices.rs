@@ -75,3 +75,57 @@ fn cdi_devices_are_given_as_their_files_say() {
         assert_eq!(log.matches("broken.yaml").count(), 1, "said once: {}", world.log_tail());
     });
 }
+
+#[test]
+fn hooks_run_at_their_stages_for_whom_they_are_meant() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let (program, marker) = write_marker(world);
+        let hook = |file: &str, when: &str, stages: &str, word: &str| {
+            let text = format!(
+                r#"{{"version": "1.0.0", "hook": {{"path": "{program}", "args": ["marker", "{word}"], "env": ["EXTRA=x"]}},
+                     "when": {when}, "stages": [{stages}]}}"#
+            );
+            tools::write(world.path("hooks").join(file), text);
+        };
+        // The daemon runs already: files are noticed when they come.
+        hook("30-all.json", r#"{"always": true}"#, r#""createRuntime""#, "created");
+        hook("20-old.json", r#"{"commands": ["^sh$"]}"#, r#""prestart""#, "prestart");
+        hook("10-chosen.json", r#"{"annotations": {"^hook$": "^pod$"}}"#, r#""poststart", "poststop""#, "chosen");
+        hook("40-nobody.json", r#"{"annotations": {"^hook$": "^container$"}}"#, r#""createRuntime""#, "nobody");
+        tools::write(world.path("hooks/50-broken.json"), "{");
+        for handler in HANDLERS {
+            let name = handler.name;
+            let mut pod = world.pod_config(name);
+            // The pod's annotation wins over the container's.
+            pod.annotations.insert("hook".to_owned(), "pod".to_owned());
+            let pod = cri.run_pod(pod, name).await.expect("RunPodSandbox");
+            let mut config = container_config(&image, "main", WAIT);
+            config.annotations.insert("hook".to_owned(), "container".to_owned());
+            let container = cri.run(&pod, config).await;
+            let id = &container.id;
+            let line = |word: &str| format!("{word} x {id}");
+            let lines = || tools::read(&marker).lines().map(str::to_owned).collect::<Vec<_>>();
+            let started = [line("prestart"), line("created"), line("chosen")];
+            tools::becomes(name, lines, |lines| lines[..] == started).await;
+            cri.end_pod(&pod.id).await;
+            let ended = [&started[..], &[line("chosen")]].concat();
+            tools::becomes(name, lines, |lines| lines[..] == ended).await;
+            std::fs::remove_file(&marker).expect("a marker");
+        }
+        // A program that fails is the container's failure, and leaves nothing.
+        tools::write_program(world.path("tmp/fails.sh"), "#!/bin/sh\nexit 3\n");
+        let failing = world.path("tmp/fails.sh").display().to_string();
+        let text = format!(
+            r#"{{"version": "1.0.0", "hook": {{"path": "{failing}"}}, "when": {{"always": true}}, "stages": ["createRuntime"]}}"#
+        );
+        tools::write(world.path("hooks/60-fails.json"), text);
+        let pod = cri.run_pod(world.pod_config("failing"), "").await.expect("RunPodSandbox");
+        let before = world.settled().await;
+        assert!(cri.create(&pod, container_config(&image, "main", WAIT)).await.is_err());
+        world.assert_nothing_since(&before).await;
+        let log = tools::read(world.path("crio.log"));
+        assert_eq!(log.matches("50-broken.json: not a hook definition").count(), 1, "said once: {}", world.log_tail());
+    });
+}

@@ -68,6 +68,7 @@ targets! {
     network_result, PURE, network::fuzz_result;
     network_cache, PURE, network::fuzz_cache_entry;
     cdi, HEAVY, injection::fuzz_cdi;
+    hook, HEAVY, injection::fuzz_hook;
     plugin_report, PURE, network::fuzz_report;
     monitor_control, PURE, monitor::fuzz_control_lines;
     log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
