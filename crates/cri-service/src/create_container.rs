@@ -58,6 +58,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Store { .. }
         | CreateContainerError::Mount { .. }
         | CreateContainerError::Root { .. }
+        | CreateContainerError::Notifier { .. }
         | CreateContainerError::SpecJson { .. }
         | CreateContainerError::Record { .. }
         | CreateContainerError::File { .. }

@@ -182,6 +182,17 @@ pub enum CreateContainerError {
         /// What is wrong.
         source: Box<apparmor::ResolveProfileError>,
     },
+    /// Nobody can listen for the calls its seccomp filter hands over.
+    #[error("listen for the seccomp filters of container {container} at {path}")]
+    Notifier {
+        /// The container's name.
+        container: String,
+        /// The socket.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of container {container}")]
     Spec {
@@ -313,6 +324,7 @@ impl Node {
                         code: ends::UNSEEN_EXIT_CODE,
                         finished: self.now(),
                         is_oom_killed: false,
+                        is_seccomp_killed: false,
                         error: String::new(),
                     };
                     container.state.send_replace(ContainerState::Exited { started: None, exit });
@@ -421,6 +433,9 @@ impl Node {
         });
         let rootfs = self.make_root(plan, undo).await?;
         let prepared = self.prepare(plan, rootfs).await?;
+        if let Some(action) = prepared.notifier {
+            self.listen_for_filters(&plan.id, &plan.name, action, undo)?;
+        }
         self.create_at_runtime(plan, prepared, undo).await
     }
 

@@ -41,6 +41,7 @@ mod restore;
 mod run_sandbox;
 mod sandbox;
 mod sandbox_files;
+mod seccomp_notifier;
 mod start_container;
 mod stats;
 mod stop_container;

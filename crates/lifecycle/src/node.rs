@@ -32,6 +32,7 @@ use crate::remove_container::RemoveContainerError;
 use crate::remove_sandbox::RemoveSandboxError;
 use crate::run_sandbox::RunSandboxError;
 use crate::sandbox::Sandbox;
+use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
 use crate::{apparmor, blocking, clock, facts, monitors};
@@ -141,6 +142,7 @@ pub struct Node {
     pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
+    pub(crate) notifiers: Notifiers,
     _network_watch: network::Watch,
 }
 
@@ -219,10 +221,12 @@ impl Node {
             pulls: InFlight::default(),
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
+            notifiers: Notifiers::beside(&config.api.listen),
             config,
             _network_watch: network_watch,
         });
         node.restore().await.map_err(OpenNodeError::Restore)?;
+        node.restore_notifiers();
         tokio::spawn(Arc::clone(&node).follow_exits(exits));
         tokio::spawn(monitors::watch(Arc::downgrade(&node)));
         node.collect_network_garbage();

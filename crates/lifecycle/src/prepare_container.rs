@@ -30,6 +30,7 @@ use crate::limits::limits_of;
 use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
+use crate::seccomp_notifier::Action;
 use crate::volumes::ImageVolume;
 
 /// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
@@ -45,6 +46,8 @@ pub(crate) struct Prepared {
     pub(crate) user: ResolvedUser,
     pub(crate) created: domain::time::Timestamp,
     pub(crate) limits: Resources,
+    /// Its filter hands refused calls to the daemon.
+    pub(crate) notifier: Option<Action>,
 }
 
 /// The blocking part between mount and runtime.
@@ -92,7 +95,7 @@ impl PrepareJob {
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;
         let files = self.generate_files(&user, &passwd, &group)?;
-        let seccomp = self.seccomp(node)?;
+        let (seccomp, notifier) = node.notifying_filter(&self.sandbox, &self.id, self.seccomp(node)?);
         let rootfs = self.rootfs.display().to_string();
         let inputs = ContainerInputs {
             id: &self.id,
@@ -137,7 +140,7 @@ impl PrepareJob {
         // Devices may come with groups of their own; what is reported is what the process has.
         let groups = assembled.spec.process().as_ref().and_then(|process| process.user().additional_gids().clone());
         let user = ResolvedUser { additional_gids: groups.unwrap_or_default(), ..user };
-        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits })
+        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits, notifier })
     }
 
     /// The filter of the container, made for the capabilities it will have.

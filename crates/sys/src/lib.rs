@@ -7,5 +7,6 @@ pub mod link;
 pub mod locks;
 pub mod memory;
 pub mod namespace;
+pub mod seccomp;
 pub mod spawn;
 pub mod supervise;

@@ -78,6 +78,7 @@ targets! {
     apparmor_profiles, PURE, confinement::apparmor::fuzz_profiles;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
+    process_state, PURE, confinement::seccomp::fuzz_process_state;
     sandbox_state, PURE, state_store::state::fuzz_state;
 }
 
