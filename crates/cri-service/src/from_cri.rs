@@ -18,6 +18,7 @@ use domain::security::{
     Capabilities, IdMapping, NamespaceMode, NamespaceOptions, SecurityProfile, SelinuxOptions,
     SupplementalGroupsPolicy, UserNamespace,
 };
+use domain::spec::{SkipReason, Sysctl};
 use thiserror::Error;
 
 /// Most bytes of a label's key and value together. Source: CRI-O.
@@ -95,6 +96,24 @@ fn out_of_range(field: &'static str, value: impl ToString) -> InvalidRequest {
 
 fn ordered(map: HashMap<String, String>) -> BTreeMap<String, String> {
     map.into_iter().collect()
+}
+
+/// Refuses what is no sysctl at all; one that is not the pod's to set is left out later, with a warning.
+///
+/// Source: CRI-O; CVE-2022-0811 for values that could be taken apart.
+fn sysctls(map: HashMap<String, String>) -> Checked<BTreeMap<String, String>> {
+    for (name, value) in &map {
+        match Sysctl::parse(name, value) {
+            Err(SkipReason::BadName) => {
+                return Err(bad_text("linux.sysctls", name, "is not the name of a sysctl"));
+            }
+            Err(SkipReason::BadValue) => {
+                return Err(bad_text("linux.sysctls", value, "is not a value that a sysctl takes"));
+            }
+            Err(SkipReason::NotNamespaced | SkipReason::HostNetwork | SkipReason::HostIpc) | Ok(_) => {}
+        }
+    }
+    Ok(ordered(map))
 }
 
 fn labels(map: HashMap<String, String>) -> Checked<BTreeMap<String, String>> {
@@ -439,7 +458,7 @@ pub fn sandbox_config(config: v1::PodSandboxConfig) -> Checked<SandboxConfig> {
         annotations: ordered(config.annotations),
         cgroup_parent: linux.cgroup_parent,
         security: sandbox_security(linux.security_context)?,
-        sysctls: ordered(linux.sysctls),
+        sysctls: sysctls(linux.sysctls)?,
         overhead: linux.overhead.map(resources).transpose()?,
         resources: linux.resources.map(resources).transpose()?,
     })

@@ -333,3 +333,18 @@ fn all_signals_have_their_number() {
     assert!((1..=65).all(|value| matches!(stop_signal(value), Ok(Some(_)))));
     assert!(stop_signal(-1).is_err());
 }
+
+#[test]
+fn what_is_no_sysctl_is_refused_and_what_is_not_the_pods_is_left_for_later() {
+    for (name, value, is_accepted) in [
+        ("net.ipv4.ip_forward", "1", true),
+        ("kernel.panic", "4321", true),
+        ("net.ipv4.ip_local_port_range", "1024 65000'+'net.ipv4.ip_forward=0'", false),
+        ("kernel.shm_rmid_forced", "1+kernel.core_pattern=|/x", false),
+        ("net.ipv4.ip_local_port_range=1024 65000'+'net.ipv4.ip_forward", "0", false),
+        ("net.ipv4.x", "1\nkernel.panic=1", false),
+    ] {
+        let checked = sysctls(HashMap::from([(name.to_owned(), value.to_owned())]));
+        assert_eq!(checked.is_ok(), is_accepted, "{name}={value:?}: {checked:?}");
+    }
+}

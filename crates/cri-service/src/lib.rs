@@ -10,6 +10,7 @@ mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
+mod deadline;
 mod exec;
 mod exec_sync;
 pub mod from_cri;

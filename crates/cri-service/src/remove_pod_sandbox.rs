@@ -1,6 +1,7 @@
 //! RemovePodSandbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cri_api::v1;
 use lifecycle::{Node, RemoveSandboxError};
@@ -11,8 +12,9 @@ use crate::refusal::refuse;
 pub(crate) async fn remove_pod_sandbox(
     node: &Arc<Node>,
     request: v1::RemovePodSandboxRequest,
+    patience: Option<Duration>,
 ) -> Result<v1::RemovePodSandboxResponse, Status> {
-    node.remove_sandbox(&request.pod_sandbox_id).await.map_err(|error| refuse(code(&error), &*error))?;
+    node.remove_sandbox(&request.pod_sandbox_id, patience).await.map_err(|error| refuse(code(&error), &*error))?;
     Ok(v1::RemovePodSandboxResponse {})
 }
 

@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 
 use crate::refusal::unimplemented;
 use crate::{
-    attach, chunked, container_stats, container_status, create_container, exec, exec_sync, get_container_events,
-    list_container_stats, list_containers, list_pod_sandbox, list_pod_sandbox_stats, pod_sandbox_stats,
-    pod_sandbox_status, port_forward, remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox,
-    start_container, status, stop_container, stop_pod_sandbox, update_container_resources,
+    attach, chunked, container_stats, container_status, create_container, deadline, exec, exec_sync,
+    get_container_events, list_container_stats, list_containers, list_pod_sandbox, list_pod_sandbox_stats,
+    pod_sandbox_stats, pod_sandbox_status, port_forward, remove_container, remove_pod_sandbox, reopen_container_log,
+    run_pod_sandbox, start_container, status, stop_container, stop_pod_sandbox, update_container_resources,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -66,14 +66,16 @@ impl RuntimeService for RuntimeApi {
         &self,
         request: Request<v1::StopPodSandboxRequest>,
     ) -> Answer<v1::StopPodSandboxResponse> {
-        stop_pod_sandbox::stop_pod_sandbox(&self.node, request.into_inner()).await.map(Response::new)
+        let patience = deadline::patience(&request);
+        stop_pod_sandbox::stop_pod_sandbox(&self.node, request.into_inner(), patience).await.map(Response::new)
     }
 
     async fn remove_pod_sandbox(
         &self,
         request: Request<v1::RemovePodSandboxRequest>,
     ) -> Answer<v1::RemovePodSandboxResponse> {
-        remove_pod_sandbox::remove_pod_sandbox(&self.node, request.into_inner()).await.map(Response::new)
+        let patience = deadline::patience(&request);
+        remove_pod_sandbox::remove_pod_sandbox(&self.node, request.into_inner(), patience).await.map(Response::new)
     }
 
     async fn pod_sandbox_status(

@@ -1,6 +1,7 @@
 //! StopPodSandbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cri_api::v1;
 use lifecycle::{Node, StopSandboxError};
@@ -11,8 +12,9 @@ use crate::refusal::refuse;
 pub(crate) async fn stop_pod_sandbox(
     node: &Arc<Node>,
     request: v1::StopPodSandboxRequest,
+    patience: Option<Duration>,
 ) -> Result<v1::StopPodSandboxResponse, Status> {
-    node.stop_sandbox(&request.pod_sandbox_id).await.map_err(|error| refuse(code(&error), &*error))?;
+    node.stop_sandbox(&request.pod_sandbox_id, patience).await.map_err(|error| refuse(code(&error), &*error))?;
     Ok(v1::StopPodSandboxResponse {})
 }
 

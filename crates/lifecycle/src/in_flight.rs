@@ -47,6 +47,11 @@ where
         joined.await
     }
 
+    /// Whether the operation on `key` runs now.
+    pub(crate) fn is_under_way(&self, key: &K) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     fn begin(&self, key: K, operation: impl Future<Output = Result<T, E>> + Send + 'static) -> Joined<T, E> {
         let registry = Arc::clone(&self.running);
         let task = async move {

@@ -1,6 +1,7 @@
 //! RemovePodSandbox: stopped if need be, then nothing of it is left. The store's record goes last.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::id::SandboxId;
 use futures_util::future::join_all;
@@ -15,11 +16,8 @@ use crate::objects::LookupError;
 use crate::remove_container::RemoveContainerError;
 use crate::sandbox::Sandbox;
 use crate::stop_container::Grace;
-use crate::stop_sandbox::StopSandboxError;
+use crate::stop_sandbox::{StopSandboxError, container_grace};
 use crate::undo::chain;
-
-/// What containers that still run get. Source: CRI-O.
-const REMOVE_GRACE_SECONDS: i64 = 10;
 
 /// Why a sandbox was not removed. The next call goes on where this one ended.
 #[derive(Debug, Error)]
@@ -79,17 +77,31 @@ pub enum RemoveSandboxError {
 
 impl Node {
     /// Removes a sandbox and everything in it. One that does not exist is removed already.
-    pub async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Arc<RemoveSandboxError>> {
+    ///
+    /// `patience` as for [`Node::stop_sandbox`].
+    pub async fn remove_sandbox(
+        self: &Arc<Self>,
+        id: &str,
+        patience: Option<Duration>,
+    ) -> Result<(), Arc<RemoveSandboxError>> {
         let sandbox = match self.objects.find_sandbox(id) {
             Ok(sandbox) => sandbox,
             Err(error) if error.is_absent() => return Ok(()),
             Err(error) => return Err(Arc::new(RemoveSandboxError::Lookup(error))),
         };
+        let grace = container_grace(patience);
+        if self.sandbox_stops.is_under_way(&sandbox.id) || self.sandbox_removals.is_under_way(&sandbox.id) {
+            self.hasten(&sandbox, grace);
+        }
         let node = Arc::clone(self);
-        self.sandbox_removals.join(sandbox.id.clone(), || async move { node.remove_parts(&sandbox).await }).await
+        self.sandbox_removals.join(sandbox.id.clone(), || async move { node.remove_parts(&sandbox, grace).await }).await
     }
 
-    pub(crate) async fn remove_parts(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), RemoveSandboxError> {
+    pub(crate) async fn remove_parts(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        grace: Grace,
+    ) -> Result<(), RemoveSandboxError> {
         let id = &sandbox.id;
         let _changing = sandbox.changing.lock().await;
         if self.objects.sandbox(id).is_none() {
@@ -100,7 +112,6 @@ impl Node {
         blocking::run("record removal", move || state_store::intent::save_intent(&directory, &intent))
             .await
             .map_err(|source| RemoveSandboxError::Record { sandbox: id.clone(), source })?;
-        let grace = Grace::from_seconds(REMOVE_GRACE_SECONDS);
         match self.stop_parts(sandbox, grace).await {
             // Told once by stop; a pod is not kept for it.
             Err(error @ StopSandboxError::Network { .. }) => {

@@ -157,7 +157,7 @@ impl Node {
             sandbox.set_not_ready();
             let (node, id) = (Arc::clone(self), sandbox.id.clone());
             tokio::spawn(async move {
-                if let Err(error) = node.remove_sandbox(id.as_str()).await {
+                if let Err(error) = node.remove_sandbox(id.as_str(), None).await {
                     tracing::error!(sandbox.id = %id, error = %chain(&*error), "finishing the removal of a sandbox failed");
                 }
             });

@@ -32,6 +32,11 @@ impl Grace {
         Self(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(Self::MAX))
     }
 
+    /// Takes a span of time.
+    pub(crate) fn lasting(span: Duration) -> Self {
+        Self(span.min(Self::MAX))
+    }
+
     fn deadline(self) -> Instant {
         Instant::now() + self.0
     }

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::id::SandboxId;
 use domain::sandbox::SandboxConfig;
@@ -22,9 +23,11 @@ use crate::undo::{Undone, chain};
 use crate::{blocking, sandbox_files};
 
 /// What each container of a sandbox gets to end by itself. Source: CRI-O.
-const CONTAINER_GRACE_SECONDS: i64 = 10;
+const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 /// A pause process has nothing to tidy up.
 const INFRA_GRACE_SECONDS: i64 = 1;
+/// What a caller's patience is shortened by, for the infra container, the network and the namespaces.
+const KEPT_BACK: Duration = Duration::from_secs(1);
 /// Markers in the sandbox's state directory. Source: CRI-O.
 const STOPPED_MARKER: &str = "stopped";
 const NETWORK_STOPPED_MARKER: &str = "network-stopped";
@@ -84,19 +87,38 @@ pub enum StopSandboxError {
     },
 }
 
+/// The grace of a sandbox's containers, so that a caller who waits `patience` sees the end: a second is kept back for the
+/// infra container and the rest, and of less than two seconds half. Source: CRI-O.
+pub(crate) fn container_grace(patience: Option<Duration>) -> Grace {
+    let Some(patience) = patience else { return Grace::lasting(CONTAINER_GRACE) };
+    let kept_back = if patience < 2 * KEPT_BACK { patience / 2 } else { KEPT_BACK };
+    Grace::lasting(CONTAINER_GRACE.min(patience - kept_back))
+}
+
 impl Node {
     /// Stops a sandbox. One that does not exist or was stopped is stopped already.
-    pub async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Arc<StopSandboxError>> {
+    ///
+    /// `patience` is how long the caller waits: its containers get less grace rather than the caller no answer. A call
+    /// with less patience than one under way shortens that one's grace.
+    pub async fn stop_sandbox(
+        self: &Arc<Self>,
+        id: &str,
+        patience: Option<Duration>,
+    ) -> Result<(), Arc<StopSandboxError>> {
         let sandbox = match self.objects.find_sandbox(id) {
             Ok(sandbox) => sandbox,
             Err(error) if error.is_absent() => return Ok(()),
             Err(error) => return Err(Arc::new(StopSandboxError::Lookup(error))),
         };
+        let grace = container_grace(patience);
+        if self.sandbox_stops.is_under_way(&sandbox.id) {
+            self.hasten(&sandbox, grace);
+        }
         let node = Arc::clone(self);
         self.sandbox_stops
             .join(sandbox.id.clone(), || async move {
                 let _changing = sandbox.changing.lock().await;
-                node.stop_parts(&sandbox, Grace::from_seconds(CONTAINER_GRACE_SECONDS)).await
+                node.stop_parts(&sandbox, grace).await
             })
             .await
     }
@@ -137,6 +159,12 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Shortens the grace of containers that are being stopped. How that ends is told to whoever began it.
+    pub(crate) fn hasten(self: &Arc<Self>, sandbox: &Arc<Sandbox>, grace: Grace) {
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        tokio::spawn(async move { drop(node.stop_containers(&sandbox, grace).await) });
     }
 
     async fn stop_containers(self: &Arc<Self>, sandbox: &Sandbox, grace: Grace) -> Result<(), StopSandboxError> {
