@@ -1,8 +1,9 @@
 //! Reading the files a configuration is made of, without judging them.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::cli::Overrides;
@@ -19,6 +20,9 @@ pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Most drop-in files read, to end on a directory that was named by mistake (such as `/`).
 pub const MAX_DROP_INS: usize = 1000;
+
+/// `/dev/null`: major 1, minor 3. Source: the kernel's devices.txt.
+const NULL_DEVICE: u64 = 0x0103;
 
 /// Deepest nesting of drop-in directories, for the same reason.
 const MAX_DEPTH: usize = 16;
@@ -111,8 +115,8 @@ pub enum ReadSourcesError {
         #[source]
         source: io::Error,
     },
-    /// A name in the drop-in directory leads to something that cannot hold a configuration.
-    #[error("{} in the configuration directory is not a regular file", path.display())]
+    /// A name leads to something that cannot hold a configuration.
+    #[error("{} is not a regular file", path.display())]
     NotAFile {
         /// The name.
         path: PathBuf,
@@ -237,7 +241,8 @@ fn walk(top: &Path, dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Resul
 fn read_file(path: &Path) -> Result<SourceFile, ReadSourcesError> {
     let failed = |source| ReadSourcesError::ReadFile { path: path.to_owned(), source };
     // Asked first, because opening a FIFO would wait for a writer.
-    if !path.metadata().map_err(failed)?.is_file() {
+    let metadata = path.metadata().map_err(failed)?;
+    if !metadata.is_file() && !is_null_device(&metadata) {
         return Err(ReadSourcesError::NotAFile { path: path.to_owned() });
     }
     let mut bytes = Vec::new();
@@ -246,6 +251,11 @@ fn read_file(path: &Path) -> Result<SourceFile, ReadSourcesError> {
         return Err(ReadSourcesError::FileTooLarge { path: path.to_owned() });
     }
     Ok(SourceFile { path: path.to_owned(), bytes })
+}
+
+/// `/dev/null` is how scripts say that there is to be no configuration.
+fn is_null_device(metadata: &Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == NULL_DEVICE
 }
 
 fn if_present(result: Result<SourceFile, ReadSourcesError>) -> Result<Option<SourceFile>, ReadSourcesError> {

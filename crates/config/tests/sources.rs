@@ -133,6 +133,10 @@ fn what_cannot_be_configuration_is_refused_by_name() {
     drop(socket);
     fs::remove_file(root.path("crio.conf.d/socket")).expect("remove");
     assert!(Sources::read(&named).is_ok());
+    let none = Locations { config: MainFile::Required("/dev/null".into()), ..root.locations() };
+    assert!(Sources::read(&none).is_ok(), "no configuration is one");
+    let zero = Locations { config: MainFile::Required("/dev/zero".into()), ..root.locations() };
+    assert!(matches!(Sources::read(&zero), Err(ReadSourcesError::NotAFile { .. })));
 
     let deep = format!("crio.conf.d/{}x", "d/".repeat(20));
     root.put(&deep, "");

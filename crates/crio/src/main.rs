@@ -29,7 +29,22 @@ fn command() -> Command {
     config::cli::add_flags(command)
 }
 
+/// The mount namespace to run in, where one is kept for the kubelet and the container engine. Source: CRI-O.
+const MOUNT_NAMESPACE: &str = "KUBENSMNT";
+
+/// Before anything else: a process with threads cannot move. One that cannot be joined is left alone, as by CRI-O.
+fn join_mount_namespace() {
+    let Some(path) = std::env::var_os(MOUNT_NAMESPACE).filter(|path| !path.is_empty()) else { return };
+    if let Err(error) = sys::mount_namespace::join(path.as_ref()) {
+        eprintln!(
+            "crio: warning: {MOUNT_NAMESPACE}: join mount namespace {}: {error}; staying where started",
+            path.display()
+        );
+    }
+}
+
 fn main() -> ExitCode {
+    join_mount_namespace();
     let arguments = config::cli::normalize(std::env::args_os());
     let matches = command().get_matches_from(arguments);
     if matches.get_flag("version") {

@@ -6,7 +6,7 @@
 pub mod link;
 pub mod locks;
 pub mod memory;
+pub mod mount_namespace;
 pub mod namespace;
-pub mod seccomp;
 pub mod spawn;
 pub mod supervise;
