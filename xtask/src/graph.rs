@@ -4,9 +4,8 @@
 //! gRPC request -> cri-service, streaming                  translate, answer
 //!              -> lifecycle over domain values            decide, order, undo
 //!              -> image-pull, image-store, network,
-//!                 runtime-client, state-store, nri,
-//!                 injection                               adapters        monitor, oci-runtime: other processes
-//!              -> cgroup, confinement, durable, yaml      shared mechanisms  <-+
+//!                 runtime-client, state-store, nri        adapters        monitor, oci-runtime: other processes
+//!              -> cgroup, confinement, durable            shared mechanisms  <-+
 //!              -> sys -> kernel
 //! ```
 //! An edge this picture does not have is a finding; so is a crate it does not show.
@@ -30,7 +29,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "runtime-client",
             "state-store",
             "nri",
-            "injection",
             "cgroup",
             "confinement",
             "durable",
@@ -46,7 +44,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("network", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("runtime-client", &["config", "monitor-proto", "domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("state-store", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
-    ("injection", &["domain", "yaml", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("nri", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     // Other processes: small, so nothing that is only for the daemon.
     ("monitor", &["sys", "monitor-proto"]),
@@ -56,7 +53,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cgroup", &["domain", "sys", "telemetry"]),
     ("confinement", &["domain", "sys", "telemetry"]),
     ("durable", &["sys", "telemetry"]),
-    ("yaml", &[]),
     // Rooms of their own.
     ("config", &["domain", "telemetry"]),
     ("domain", &[]),

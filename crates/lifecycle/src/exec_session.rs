@@ -82,20 +82,23 @@ pub struct AttachPoint {
 }
 
 impl Node {
-    fn running(&self, id: &str) -> Result<Arc<Container>, SessionError> {
+    /// A container that is created or running: a created one has its namespaces and waits. Source: CRI-O.
+    fn living(&self, id: &str) -> Result<Arc<Container>, SessionError> {
         let container = self.objects.find_container(id)?;
         match container.state() {
-            ContainerState::Running { .. } => Ok(container),
-            state => Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: state.word() }),
+            ContainerState::Running { .. } | ContainerState::Created { .. } => Ok(container),
+            state @ ContainerState::Exited { .. } => {
+                Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: state.word() })
+            }
         }
     }
 
     /// Whether a container can be executed in now; its whole id.
     pub fn check_exec(&self, id: &str) -> Result<ContainerId, SessionError> {
-        self.running(id).map(|container| container.id.clone())
+        self.living(id).map(|container| container.id.clone())
     }
 
-    /// Starts `command` in a running container, with its environment, user and confinement.
+    /// Starts `command` in a created or running container, with its environment, user and confinement.
     pub async fn exec_session(
         &self,
         id: &str,
@@ -105,7 +108,7 @@ impl Node {
         if command.is_empty() {
             return Err(SessionError::EmptyCommand);
         }
-        let container = self.running(id)?;
+        let container = self.living(id)?;
         // Its program would freeze with the others, and the session with it.
         if self.is_paused(&container).await {
             return Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: "paused" });
@@ -124,13 +127,7 @@ impl Node {
 
     /// Where a created or running container is attached to.
     pub fn attach_point(&self, id: &str) -> Result<AttachPoint, SessionError> {
-        let container = self.objects.find_container(id)?;
-        match container.state() {
-            ContainerState::Running { .. } | ContainerState::Created { .. } => {}
-            state => {
-                return Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: state.word() });
-            }
-        }
+        let container = self.living(id)?;
         let config = &container.config;
         Ok(AttachPoint {
             bundle: container.bundle.clone(),

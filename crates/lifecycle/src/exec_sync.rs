@@ -23,7 +23,7 @@ pub enum ExecSyncError {
     /// No such container.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// It does not run.
+    /// It has ended.
     #[error("container is not created or running: container {container} is {state}")]
     NotRunning {
         /// The container.
@@ -52,7 +52,10 @@ pub enum ExecSyncError {
 }
 
 impl Node {
-    /// Runs `command` in a running container, with its environment, user and confinement, and without input.
+    /// Runs `command` in a created or running container, with its environment, user and confinement, and without input.
+    ///
+    /// In a container with a terminal the program has one too, and what it complains comes with what it prints.
+    /// Source: CRI-O.
     pub async fn exec_sync(
         self: &Arc<Self>,
         id: &str,
@@ -64,16 +67,22 @@ impl Node {
         }
         let container = self.objects.find_container(id)?;
         match self.word_of(&container).await {
-            "running" => {}
+            "created" | "running" => {}
             state => return Err(ExecSyncError::NotRunning { container: container.id.clone(), state }),
         }
-        let directory = container.directory.clone();
-        let process = blocking::run("read process", move || process_for(&directory, command, false))
+        let (directory, has_terminal) = (container.directory.clone(), container.config.tty);
+        let process = blocking::run("read process", move || process_for(&directory, command, has_terminal))
             .await
             .map_err(|source| ExecSyncError::Spec { container: container.id.clone(), source })?;
         // A task of its own: a client that hangs up leaves no half-waited process behind.
         let (runtime, id, bundle) = (container.handler.runtime.clone(), container.id.clone(), container.bundle.clone());
-        let session = tokio::spawn(async move { runtime.exec(&id, &process, limit, &bundle).await });
+        let session = tokio::spawn(async move {
+            if has_terminal {
+                runtime.exec_in_terminal(&id, &process, limit, &bundle).await
+            } else {
+                runtime.exec(&id, &process, limit, &bundle).await
+            }
+        });
         match session.await {
             Ok(result) => result.map_err(|source| ExecSyncError::Exec { container: container.id.clone(), source }),
             Err(error) => std::panic::resume_unwind(error.into_panic()),

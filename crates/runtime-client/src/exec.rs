@@ -21,7 +21,7 @@ use crate::{RuntimeHandler, process};
 pub const EXEC_OUTPUT_MAX_BYTES: usize = 16 << 20;
 
 /// How long a child of the program that kept the pipes is listened to. Without an end it would hold the call forever.
-const DRAIN_AFTER_EXIT: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_AFTER_EXIT: Duration = Duration::from_secs(2);
 
 /// How long the runtime may take to notice that the program it waits for was killed.
 const END_AFTER_KILL: Duration = Duration::from_secs(2);

@@ -26,10 +26,11 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Winsize};
 use sys::spawn::{Command, ExitStatus};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::child::{self, Waiting};
-use crate::exec::{ExecError, Temporary, files};
+use crate::child::{self, Waiting, printed};
+use crate::exec::{DRAIN_AFTER_EXIT, EXEC_OUTPUT_MAX_BYTES, ExecEnd, ExecError, Temporary, files};
 use crate::{RuntimeHandler, process};
 
 /// How long a runtime may take to make a terminal, or to refuse.
@@ -145,6 +146,73 @@ impl RuntimeHandler {
         .map_err(failed)?;
         session.files = Some(files);
         Ok(session)
+    }
+}
+
+impl RuntimeHandler {
+    /// Runs `process`, which asks for a terminal, to its end. As [`RuntimeHandler::exec`], but nobody types, and a
+    /// terminal has one stream for everything.
+    pub async fn exec_in_terminal(
+        &self,
+        container: &ContainerId,
+        process: &[u8],
+        limit: Option<Duration>,
+        directory: &Path,
+    ) -> Result<ExecEnd, ExecError> {
+        let failed = |source| ExecError::Run { runtime: self.runtime.clone(), container: container.clone(), source };
+        let run = async {
+            let mut session = self.exec_session(container, process, SessionStreams::Terminal, directory).await?;
+            let Some(SessionStdio::Terminal(master)) = session.take_stdio() else {
+                let end = session.wait().await.map_err(failed)?;
+                return Err(ExecError::Refused { container: container.clone(), message: printed(&end.complaint) });
+            };
+            let mut stdout = Vec::new();
+            let end = {
+                let mut reading = std::pin::pin!(read_master(master, &mut stdout));
+                tokio::select! {
+                    read = &mut reading => {
+                        read.map_err(failed)?;
+                        session.wait().await.map_err(failed)?
+                    }
+                    end = session.wait() => {
+                        // A child of the program that kept the terminal is listened to for a while only.
+                        let _ = tokio::time::timeout(DRAIN_AFTER_EXIT, reading).await;
+                        end.map_err(failed)?
+                    }
+                }
+            };
+            let has_begun = session.files.as_ref().is_some_and(|files| files.1.0.exists());
+            if !has_begun && end.code != 0 {
+                // What was printed is about the attempt: the runtime had the terminal still, or its standard error.
+                stdout.extend(end.complaint);
+                return Err(ExecError::Refused { container: container.clone(), message: printed(&stdout) });
+            }
+            Ok(ExecEnd::Exited { code: end.code, stdout, stderr: end.complaint })
+        };
+        match limit {
+            None => run.await,
+            // The session that is dropped kills its program.
+            Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or(Ok(ExecEnd::TimedOut)),
+        }
+    }
+}
+
+/// Reads a terminal until nobody holds its other side. What is more than [`EXEC_OUTPUT_MAX_BYTES`] is dropped.
+async fn read_master(master: OwnedFd, stdout: &mut Vec<u8>) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&master)?;
+    rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK)?;
+    #[expect(deprecated, reason = "its successor is unsafe, and an owned descriptor keeps what that asks for")]
+    let master = AsyncFd::with_interest(master, Interest::READABLE)?;
+    let mut buffer = [0; 8192];
+    loop {
+        let read = master.async_io(Interest::READABLE, |master| Ok(rustix::io::read(master, &mut buffer)?)).await;
+        match read {
+            Ok(0) => return Ok(()),
+            Ok(count) => stdout.extend_from_slice(&buffer[..count.min(EXEC_OUTPUT_MAX_BYTES - stdout.len())]),
+            // The last one has closed it. Source: pty(7).
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }
 
