@@ -4,7 +4,8 @@
 //! gRPC request -> cri-service, streaming                  translate, answer
 //!              -> lifecycle over domain values            decide, order, undo
 //!              -> image-pull, image-store, network,
-//!                 runtime-client, state-store, nri        adapters        monitor, oci-runtime: other processes
+//!                 runtime-client, shim-client,
+//!                 state-store, nri                        adapters        monitor, oci-runtime: other processes
 //!              -> cgroup, confinement, durable            shared mechanisms  <-+
 //!              -> sys -> kernel
 //! ```
@@ -27,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "image-store",
             "network",
             "runtime-client",
+            "shim-client",
             "state-store",
             "nri",
             "cgroup",
@@ -43,6 +45,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image-store", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("network", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("runtime-client", &["config", "monitor-proto", "domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
+    // A program beside a container too, so smaller than its neighbours.
+    ("shim-client", &["durable", "sys"]),
     ("state-store", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("nri", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     // Other processes: small, so nothing that is only for the daemon.
@@ -63,6 +67,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crioctl", &["cri-api"]),
     ("cri-bench", &["cri-api"]),
     ("e2e", &["cri-api"]),
+    // The other end of the wire.
+    ("shim-stub", &["shim-client"]),
     // Feeds bytes to whoever parses them, whichever room that is.
     ("parsers", &["*"]),
     ("test-support", &["domain", "durable", "sys", "cri-api"]),
@@ -86,7 +92,7 @@ const ASYNC: &[&str] = &[
 ];
 
 /// Programs of which one runs beside every container: no async runtime anywhere in what they link, tests included.
-const WITHOUT_TOKIO: &[&str] = &["monitor", "oci-runtime"];
+const WITHOUT_TOKIO: &[&str] = &["monitor", "oci-runtime", "shim-client"];
 
 /// The async runtime's package name.
 const TOKIO: &str = "tokio";

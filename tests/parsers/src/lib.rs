@@ -73,6 +73,7 @@ targets! {
     spdy_frames, PURE, streaming::fuzz_frames;
     websocket_messages, PURE, streaming::fuzz_messages;
     terminal_sizes, PURE, streaming::fuzz_sizes;
+    shim_answers, PURE, shim_client::fuzz_answers;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     sandbox_state, PURE, state_store::state::fuzz_state;
