@@ -61,6 +61,7 @@ pub(crate) fn status_of(container: &Container, state: &ContainerState) -> v1::Co
 fn reason(exit: &Exit) -> &'static str {
     match exit {
         Exit { is_oom_killed: true, .. } => "OOMKilled",
+        Exit { is_seccomp_killed: true, .. } => "seccomp killed",
         Exit { code: 0, .. } => "Completed",
         Exit { .. } => "Error",
     }
@@ -91,20 +92,23 @@ mod tests {
 
     #[test]
     fn an_end_has_one_word() {
-        let exit = |code, is_oom_killed| Exit {
+        let exit = |code, is_oom_killed, is_seccomp_killed| Exit {
             code,
             finished: Timestamp::from_nanos(0),
             is_oom_killed,
+            is_seccomp_killed,
             error: String::new(),
         };
-        for (code, is_oom_killed, word) in [
-            (0, false, "Completed"),
-            (1, false, "Error"),
-            (137, true, "OOMKilled"),
-            (137, false, "Error"),
-            (-1, false, "Error"),
+        for (code, is_oom_killed, is_seccomp_killed, word) in [
+            (0, false, false, "Completed"),
+            (1, false, false, "Error"),
+            (137, true, false, "OOMKilled"),
+            (137, false, false, "Error"),
+            (137, false, true, "seccomp killed"),
+            (159, false, false, "Error"),
+            (-1, false, false, "Error"),
         ] {
-            assert_eq!(reason(&exit(code, is_oom_killed)), word);
+            assert_eq!(reason(&exit(code, is_oom_killed, is_seccomp_killed)), word);
         }
     }
 }

@@ -39,21 +39,26 @@ fn code(error: &CreateContainerError) -> Code {
         CreateContainerError::Mounts { source, .. } if matches!(**source, ResolveMountError::NotAnswering { .. }) => {
             Code::Unavailable
         }
+        CreateContainerError::ImageVolume(source) if source.is_of_request() => Code::InvalidArgument,
         CreateContainerError::User { .. }
+        | CreateContainerError::Cdi { .. }
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }
         | CreateContainerError::Spec { .. }
         | CreateContainerError::Seccomp { .. }
+        | CreateContainerError::Apparmor { .. }
         | CreateContainerError::Target { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
         CreateContainerError::Sandbox(_)
         | CreateContainerError::SandboxNotReady { .. }
         | CreateContainerError::Image { .. }
+        | CreateContainerError::ImageVolume(_)
         | CreateContainerError::DrawId(_)
         | CreateContainerError::NameReserved { .. }
         | CreateContainerError::Store { .. }
         | CreateContainerError::Mount { .. }
         | CreateContainerError::Root { .. }
+        | CreateContainerError::Notifier { .. }
         | CreateContainerError::SpecJson { .. }
         | CreateContainerError::Record { .. }
         | CreateContainerError::File { .. }

@@ -23,9 +23,10 @@ pub(crate) async fn run_pod_sandbox(
 fn code(error: &RunSandboxError) -> Code {
     match error {
         RunSandboxError::Unsupported { .. } => Code::Unimplemented,
-        RunSandboxError::CgroupParent { .. } | RunSandboxError::Hostname { .. } | RunSandboxError::Seccomp { .. } => {
-            Code::InvalidArgument
-        }
+        RunSandboxError::CgroupParent { .. }
+        | RunSandboxError::Hostname { .. }
+        | RunSandboxError::Seccomp { .. }
+        | RunSandboxError::Apparmor { .. } => Code::InvalidArgument,
         RunSandboxError::UnknownHandler { .. }
         | RunSandboxError::NetworkNotReady { .. }
         | RunSandboxError::DrawId(_)

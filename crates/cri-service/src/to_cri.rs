@@ -115,7 +115,8 @@ pub(crate) fn mount(mount: &Mount) -> v1::Mount {
         uid_mappings: id_mappings(&mount.uid_mappings),
         gid_mappings: id_mappings(&mount.gid_mappings),
         recursive_read_only: mount.recursive_read_only,
-        image: mount.image.as_ref().map(image_spec),
+        // Recorded by its id, which is what PullImage answered; the kubelet compares the two.
+        image: mount.image.as_ref().map(|image| v1::ImageSpec { image_ref: image.image.clone(), ..image_spec(image) }),
         image_sub_path: mount.image_sub_path.clone(),
     }
 }

@@ -85,7 +85,7 @@ fn start_logs(invocation: &Invocation, config: &Config) -> Result<telemetry::Han
     Ok(telemetry::init(&settings)?)
 }
 
-async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle) -> Done {
+async fn serve(invocation: &Invocation, mut config: Config, logs: &telemetry::Handle) -> Done {
     // Bound first, so that a second daemon on the same socket stops before it touches the store.
     let listener = listen(&config.api.listen)?;
     let streaming_options = sessions::options(&config)?;
@@ -123,7 +123,7 @@ async fn serve(invocation: &Invocation, config: Config, logs: &telemetry::Handle
     loop {
         match signals.next().await {
             Received::End => break,
-            Received::Reload => reload(invocation, &config, &node, logs),
+            Received::Reload => reload(invocation, &mut config, &node, logs).await,
             Received::Trim => sys::memory::trim(),
             Received::Report => tracing::info!(
                 sandboxes = node.sandboxes().len(),
@@ -215,11 +215,12 @@ impl Signals {
     }
 }
 
-/// SIGHUP: the level and filter of logs and registries.conf take effect at once; other changes are named.
-fn reload(invocation: &Invocation, running: &Config, node: &Node, logs: &telemetry::Handle) {
+/// SIGHUP: the level and filter of logs, the AppArmor profile, directories of CDI devices and registries.conf take effect
+/// at once; other changes are named. `running` takes over what took effect, so that the next reload can take it back.
+async fn reload(invocation: &Invocation, running: &mut Config, node: &Node, logs: &telemetry::Handle) {
     let result = Sources::read(&invocation.locations)
         .map_err(|error| telemetry::chain(&error).to_string())
-        .and_then(|sources| config::reload(&sources, running).map_err(|error| telemetry::chain(&error).to_string()));
+        .and_then(|sources| config::reload(&sources, &*running).map_err(|error| telemetry::chain(&error).to_string()));
     let reloaded = match result {
         Ok(reloaded) => reloaded,
         Err(error) => return tracing::error!(error, "reloading the configuration failed, the old one stays"),
@@ -231,9 +232,22 @@ fn reload(invocation: &Invocation, running: &Config, node: &Node, logs: &telemet
         let is_set = match change.key.rsplit('.').next() {
             Some("log_level") => change.value.parse().map(|level| logs.set_level(level)).is_ok(),
             Some("log_filter") => logs.set_filter(&change.value).is_ok(),
+            Some("cdi_spec_dirs") => {
+                node.follow_cdi(reloaded.config.runtime.cdi_spec_dirs.clone());
+                true
+            }
+            Some("apparmor_profile") => match node.reload_apparmor(&change.value).await {
+                Ok(()) => true,
+                Err(error) => {
+                    let error = telemetry::chain(&error);
+                    tracing::error!(%error, value = change.value, "changing apparmor_profile failed, the old one stays");
+                    continue;
+                }
+            },
             _ => false,
         };
         if is_set {
+            config::adopt(running, &reloaded.config, change);
             tracing::info!("Set config {} to {:?}", change.key, change.value);
         } else {
             tracing::warn!(key = change.key, value = change.value, "this change takes effect at the next start");

@@ -256,7 +256,9 @@ pub struct Exit {
     pub finished: Timestamp,
     /// The kernel killed its first process for want of memory.
     pub is_oom_killed: bool,
-    /// Why it never ran, if it did not.
+    /// It was killed for forbidden system calls, which `error` tells.
+    pub is_seccomp_killed: bool,
+    /// Why it never ran, if it did not, or why it was killed.
     pub error: String,
 }
 

@@ -6,6 +6,7 @@
 //! Begin reading at [`id`], then [`sandbox`] and [`container`].
 #![forbid(unsafe_code)]
 
+pub mod apparmor;
 pub mod container;
 pub mod digest;
 pub mod id;

@@ -16,9 +16,9 @@ use domain::sandbox::SandboxConfig;
 use domain::security::{NamespaceMode, NamespaceOptions};
 use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
-    CapabilitySet, CgroupManagerKind, CgroupPlacement, CgroupVersion, ContainerInputs, GeneratedFiles, HandlerFacts,
-    InfraInputs, MountAccess, NamespacePaths, NodeFacts, ResolvedMount, SelinuxLabels, SpecDefaults, container_spec,
-    infra_spec,
+    CapabilitySet, CgroupManagerKind, CgroupPlacement, CgroupVersion, ContainerInputs, Edits, GeneratedFiles,
+    HandlerFacts, InfraInputs, MountAccess, NamespacePaths, NodeFacts, ResolvedMount, SelinuxLabels, SpecDefaults,
+    container_spec, infra_spec,
 };
 use domain::time::Timestamp;
 use domain::user::{UserRequest, resolve_user};
@@ -278,8 +278,10 @@ fn containers_are_what_was_asked() {
             mounts: &[data],
             further_mounts: &[],
             devices: &[],
+            edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations,
         })
@@ -341,8 +343,10 @@ fn privileged_containers_start_with_what_the_machine_has() {
             mounts: &[],
             further_mounts: &[],
             devices: &[],
+            edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations: BTreeMap::new(),
         })
@@ -380,6 +384,7 @@ fn infra_containers_start() {
             rootfs: &bench.text("rootfs"),
             is_privileged: false,
             seccomp: None,
+            apparmor: None,
             selinux: &SelinuxLabels::default(),
             annotations: BTreeMap::new(),
         })

@@ -205,19 +205,13 @@ impl Store {
         let records = |source| MountError::Records { container: container.clone(), source };
         let _layers = self.layers.read().map_err(records)?;
         let mut mounts = self.mounts.write().map_err(records)?;
-        if mounts.find(&row.layer).is_some_and(|mount| mount.count > 1) {
-            for mount in mounts.rows_mut(STABLE).iter_mut().filter(|mount| mount.id == row.layer) {
-                mount.count -= 1;
-            }
-            return mounts.save(STABLE).map_err(records);
-        }
-        self.unmount_layer(&row.layer, &mut mounts).map_err(|error| match error {
+        self.give_back(&row.layer, &mut mounts).map_err(|error| match error {
             UnmountLayer::Path(source) => MountError::Path { container: container.clone(), source },
             UnmountLayer::Records(source) => records(source),
         })
     }
 
-    fn unmount_layer(&self, layer: &str, mounts: &mut Guard<'_, MountRecord>) -> Result<(), UnmountLayer> {
+    pub(crate) fn unmount_layer(&self, layer: &str, mounts: &mut Guard<'_, MountRecord>) -> Result<(), UnmountLayer> {
         fault::step("unmount").map_err(PathError::new("unmount", layer)).map_err(UnmountLayer::Path)?;
         unmount_all(&self.overlay.merged(layer)).map_err(UnmountLayer::Path)?;
         if mounts.find(layer).is_some() {
@@ -244,6 +238,11 @@ impl Store {
     pub fn remove_container(&self, container: &ContainerId) -> Result<(), RemoveContainerError> {
         let records = |source| RemoveContainerError::Records { container: container.clone(), source };
         let path_error = |source| RemoveContainerError::Path { container: container.clone(), source };
+        let unmount_error = |error| match error {
+            UnmountLayer::Path(source) => path_error(source),
+            UnmountLayer::Records(source) => records(source),
+        };
+        self.release_images(container).map_err(unmount_error)?;
         let layer = {
             let containers = self.containers.read().map_err(records)?;
             containers.find(container.as_str()).map(|row| row.layer.clone())
@@ -252,10 +251,7 @@ impl Store {
         if let Some(layer) = &layer {
             let _layers = self.layers.read().map_err(records)?;
             let mut mounts = self.mounts.write().map_err(records)?;
-            self.unmount_layer(layer, &mut mounts).map_err(|error| match error {
-                UnmountLayer::Path(source) => path_error(source),
-                UnmountLayer::Records(source) => records(source),
-            })?;
+            self.unmount_layer(layer, &mut mounts).map_err(unmount_error)?;
         }
         // Without locks, because there may be much in them; the record still says whose they are.
         for path in [self.container_run_base(container), self.container_base(container)] {
@@ -288,7 +284,8 @@ impl Store {
     }
 }
 
-enum UnmountLayer {
+/// Why a layer could not be unmounted.
+pub(crate) enum UnmountLayer {
     Path(PathError),
     Records(RecordsError),
 }
@@ -344,6 +341,12 @@ fn remove_with_mounts(path: &Path) -> Result<(), PathError> {
         Err(error) if error.source.kind() == io::ErrorKind::ResourceBusy => {}
         other => return other,
     }
+    unmount_beneath(path)?;
+    remove_tree(path)
+}
+
+/// Takes away everything mounted strictly beneath `path`.
+pub(crate) fn unmount_beneath(path: &Path) -> Result<(), PathError> {
     let table = std::fs::read("/proc/self/mountinfo").map_err(PathError::new("read", "/proc/self/mountinfo"))?;
     let mut beneath = mounts_beneath(&table, path);
     // Later ones may lie on earlier ones.
@@ -351,7 +354,7 @@ fn remove_with_mounts(path: &Path) -> Result<(), PathError> {
     for target in beneath {
         unmount_all(&target)?;
     }
-    remove_tree(path)
+    Ok(())
 }
 
 /// Mount points strictly beneath `path`, in the order they were mounted. Source: proc_pid_mountinfo(5).

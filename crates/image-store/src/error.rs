@@ -379,6 +379,43 @@ pub enum MountError {
     },
 }
 
+/// Why an image could not be mounted. No mount and no count is left of the attempt.
+#[derive(Debug, Error)]
+pub enum MountImageError {
+    /// No such image.
+    #[error("image {image} is not in the store")]
+    NoImage {
+        /// The image.
+        image: ImageId,
+    },
+    /// It has no layers, or its topmost one is not in the store.
+    #[error("mount image {image}: layer {layer:?} is not in the store")]
+    NoLayer {
+        /// The image.
+        image: ImageId,
+        /// The layer; empty for an image without layers.
+        layer: String,
+    },
+    /// Who was to hold it is not recorded.
+    #[error("mount an image for container {container}, which is not in the store")]
+    NoContainer {
+        /// The container.
+        container: ContainerId,
+    },
+    /// The kernel refused.
+    #[error("mount image {image}")]
+    Path {
+        /// The image.
+        image: ImageId,
+        /// Why.
+        #[source]
+        source: PathError,
+    },
+    /// The records could not be read or written.
+    #[error("count the mount of an image")]
+    Records(#[source] RecordsError),
+}
+
 /// Why a container could not be removed. Calling again goes on where this stopped.
 #[derive(Debug, Error)]
 pub enum RemoveContainerError {

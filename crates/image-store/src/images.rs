@@ -19,6 +19,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::containers::UnmountLayer;
 use crate::error::{BigDataError, FindImageError, PathError, PutImageError, RemoveImageError};
 use crate::fault;
 use crate::layers::{RemoveLayers, chain_of};
@@ -48,7 +49,7 @@ fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_sha256(&Sha256::digest(bytes).into())
 }
 
-fn replace_error(path: &Path) -> impl FnOnce(ReplaceError) -> PathError + use<> {
+pub(crate) fn replace_error(path: &Path) -> impl FnOnce(ReplaceError) -> PathError + use<> {
     let path = path.to_owned();
     move |error| PathError { action: "write", path, source: io::Error::other(error) }
 }
@@ -205,7 +206,17 @@ impl Store {
         if let Some(user) = containers.iter().find(|row| row.image == image.as_str()) {
             return Err(RemoveImageError::InUse { image: image.clone(), container: user.id.clone() });
         }
+        if let Some(container) = self.holder_of(image, &containers).map_err(path_error)? {
+            return Err(RemoveImageError::InUse { image: image.clone(), container });
+        }
         let Some(row) = images.find(image.as_str()) else { return Ok(()) };
+        let is_shared = images.iter().any(|other| other.id != row.id && other.layer == row.layer);
+        if !is_shared && LayerId::parse(&row.layer).is_ok() {
+            self.unmount_removed(&row.layer).map_err(|error| match error {
+                UnmountLayer::Path(source) => path_error(source),
+                UnmountLayer::Records(source) => records(source),
+            })?;
+        }
         let mut candidates = row.mapped_layers.clone();
         candidates.extend(chain_of(&layers, &row.layer));
         for layer in &candidates {

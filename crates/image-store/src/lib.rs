@@ -12,6 +12,7 @@ mod containers;
 mod crc64;
 mod error;
 pub mod fault;
+mod image_mounts;
 mod images;
 mod layers;
 mod lock;
@@ -31,8 +32,8 @@ mod usage;
 
 pub use check::Damage;
 pub use error::{
-    BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, OpenError, PathError,
-    PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,
+    BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, MountImageError, OpenError,
+    PathError, PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,
 };
 pub use layers::{LayerPin, layer_id};
 pub use options::{DevicePolicy, OptionsError, StoreOptions, Transient, VolatileMounts};

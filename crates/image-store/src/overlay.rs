@@ -212,17 +212,43 @@ impl Overlay {
         Ok(())
     }
 
-    /// Mounts a read-write layer at its `merged` directory.
-    pub(crate) fn mount(&self, id: &str, label: &str, is_volatile: bool) -> Result<PathBuf, PathError> {
+    fn make_merged(&self, directory: &Path) -> Result<PathBuf, PathError> {
         self.ensure_private_home()?;
-        let directory = self.layer_dir(id);
         let merged = directory.join("merged");
         match DirBuilder::new().mode(0o700).create(&merged) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(PathError::new("make directory", &merged)(error));
+                Err(PathError::new("make directory", &merged)(error))
             }
-            _ => {}
+            _ => Ok(merged),
         }
+    }
+
+    /// Mounts an image layer with all below it, read-only, at its `merged` directory.
+    ///
+    /// With the flags CRI-O gives; whoever makes a mount on top of this one decides anew about executing.
+    pub(crate) fn mount_read_only(&self, id: &str, label: &str) -> Result<PathBuf, PathError> {
+        let directory = self.layer_dir(id);
+        let merged = self.make_merged(&directory)?;
+        let mut lowers = self.short_lowers(&directory.join("link"), &self.below(id)?.lower)?;
+        // Without an upper directory the kernel wants two lower ones.
+        if lowers.len() == 1 {
+            lowers.extend(self.lowers(id)?);
+        }
+        let (flags, mut options) = mount_options(&self.mountopt);
+        let flags = flags | MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        if !label.is_empty() {
+            options.push(format!("context=\"{label}\""));
+        }
+        let call = MountCall { lowers: &lowers, upper: None, merged: &merged, options: &options, flags };
+        fault::step("mount").map_err(PathError::new("mount", &merged))?;
+        call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged))?;
+        Ok(merged)
+    }
+
+    /// Mounts a read-write layer at its `merged` directory.
+    pub(crate) fn mount(&self, id: &str, label: &str, is_volatile: bool) -> Result<PathBuf, PathError> {
+        let directory = self.layer_dir(id);
+        let merged = self.make_merged(&directory)?;
         // Left by an unclean end of the machine; the kernel then refuses the upper directory.
         let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
         let lowers = self.lowers(id)?;
@@ -233,7 +259,7 @@ impl Overlay {
         if !label.is_empty() {
             options.push(format!("context=\"{label}\""));
         }
-        let call = MountCall { lowers: &lowers, directory: &directory, merged: &merged, options: &options, flags };
+        let call = MountCall { lowers: &lowers, upper: Some(&directory), merged: &merged, options: &options, flags };
         fault::step("mount").map_err(PathError::new("mount", &merged))?;
         call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged))?;
         Ok(merged)
@@ -250,6 +276,11 @@ impl Overlay {
             }
             Err(error) => return Err(error),
         };
+        self.short_lowers(&path, &text)
+    }
+
+    /// The directories behind the short names in the text of the file `path`.
+    fn short_lowers(&self, path: &Path, text: &str) -> Result<Vec<PathBuf>, PathError> {
         let mut lowers = Vec::new();
         for short in text.trim().split(':').filter(|short| !short.is_empty()) {
             let is_short = short
@@ -335,13 +366,20 @@ fn mount_options(options: &[String]) -> (MountFlags, Vec<String>) {
 
 struct MountCall<'a> {
     lowers: &'a [PathBuf],
-    directory: &'a Path,
+    /// The layer's own directory, when it is written to.
+    upper: Option<&'a Path>,
     merged: &'a Path,
     options: &'a [String],
     flags: MountFlags,
 }
 
 impl MountCall<'_> {
+    /// Options of the directories that are written to.
+    fn writable(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
+        let names = [("upperdir", "diff"), ("workdir", "work")].into_iter();
+        self.upper.into_iter().flat_map(move |upper| names.clone().map(move |(key, name)| (key, upper.join(name))))
+    }
+
     fn data(&self, lowers: &[PathBuf]) -> String {
         let mut data = String::from("lowerdir=");
         for (index, lower) in lowers.iter().enumerate() {
@@ -350,8 +388,8 @@ impl MountCall<'_> {
             }
             data.push_str(&lower.to_string_lossy());
         }
-        for (key, name) in [("upperdir", "diff"), ("workdir", "work")] {
-            data.push_str(&format!(",{key}={}", self.directory.join(name).display()));
+        for (key, path) in self.writable() {
+            data.push_str(&format!(",{key}={}", path.display()));
         }
         for option in self.options {
             data.push(',');
@@ -398,8 +436,9 @@ impl MountCall<'_> {
         for lower in self.lowers {
             fsconfig_set_string(context.as_fd(), "lowerdir+", lower)?;
         }
-        fsconfig_set_string(context.as_fd(), "upperdir", self.directory.join("diff"))?;
-        fsconfig_set_string(context.as_fd(), "workdir", self.directory.join("work"))?;
+        for (key, path) in self.writable() {
+            fsconfig_set_string(context.as_fd(), key, path)?;
+        }
         for option in self.options {
             match option.split_once('=') {
                 Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value.trim_matches('"'))?,

@@ -104,6 +104,7 @@ fn run() -> [Operation; 2] {
             let image = store.find_image("localhost/base:1").unwrap().unwrap().id;
             store.create_container(new_container(2, Some(&image))).map_err(|error| error.to_string())?;
             store.mount(&container_id(2)).map_err(|error| error.to_string())?;
+            store.mount_image(&image, &container_id(2)).map_err(|error| error.to_string())?;
             store.remove_container(&container_id(2)).map_err(|error| error.to_string())
         }),
     ]

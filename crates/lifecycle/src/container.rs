@@ -67,6 +67,8 @@ pub struct Container {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the one stop under way will kill.
     pub(crate) stopping: Mutex<Option<watch::Sender<Instant>>>,
+    /// Why it is being killed for forbidden system calls.
+    pub(crate) seccomp_verdict: Mutex<Option<String>>,
     /// The node's share of a container that has ended has been given back: runtime state, cgroup, mounts.
     pub(crate) is_released: tokio::sync::Mutex<bool>,
 }
@@ -114,6 +116,7 @@ impl Container {
             state: watch::Sender::new(state),
             changing: tokio::sync::Mutex::default(),
             stopping: Mutex::default(),
+            seccomp_verdict: Mutex::default(),
             is_released: tokio::sync::Mutex::default(),
         }
     }

@@ -16,13 +16,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::MonitorCgroup;
-use confinement::seccomp::ResolveProfileError;
+use confinement::{apparmor, seccomp};
+use domain::apparmor::ApparmorName;
 use domain::container::{ContainerConfig, ContainerState, Exit, Signal};
 use domain::id::{ContainerId, SandboxId};
 use domain::name;
 use domain::sandbox::SandboxState;
 use domain::security::NamespaceMode;
-use domain::spec::SpecError;
+use domain::spec::{Edits, SpecError};
 use domain::user::ResolveUserError;
 use image_store::{NewContainer, Volatile};
 use runtime_client::create::{CreateError, CreateRequest};
@@ -40,6 +41,7 @@ use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
 use crate::undo::Undo;
+use crate::volumes::{ImageVolume, ImageVolumeError};
 use crate::{blocking, ends};
 
 /// Why a container was not created. Everything done so far has been undone.
@@ -142,6 +144,18 @@ pub enum CreateContainerError {
         /// What is wrong.
         source: Box<ResolveMountError>,
     },
+    /// Its CDI devices cannot be had.
+    #[error("CDI device injection failed for container {container}")]
+    Cdi {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: Box<injection::cdi::CdiError>,
+    },
+    /// A volume that is an image. The text is the CRI's name for it, which the kubelet shows as the reason.
+    #[error("ImageVolumeMountFailed")]
+    ImageVolume(#[source] Box<ImageVolumeError>),
     /// The stop signal is none.
     #[error("stop signal {signal:?} of container {container} is not known")]
     StopSignal {
@@ -157,7 +171,27 @@ pub enum CreateContainerError {
         container: String,
         #[source]
         /// What is wrong.
-        source: Box<ResolveProfileError>,
+        source: Box<seccomp::ResolveProfileError>,
+    },
+    /// Its AppArmor profile cannot be had.
+    #[error("AppArmor profile of container {container}")]
+    Apparmor {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: Box<apparmor::ResolveProfileError>,
+    },
+    /// Nobody can listen for the calls its seccomp filter hands over.
+    #[error("listen for the seccomp filters of container {container} at {path}")]
+    Notifier {
+        /// The container's name.
+        container: String,
+        /// The socket.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of container {container}")]
@@ -240,10 +274,13 @@ struct Plan {
     name: String,
     sandbox: Arc<Sandbox>,
     config: ContainerConfig,
+    edits: Edits,
     image: LocalImage,
     stop_signal: Signal,
     log: PathBuf,
     target_pid: Option<i32>,
+    image_volumes: Vec<ImageVolume>,
+    apparmor: Option<ApparmorName>,
 }
 
 impl Node {
@@ -269,7 +306,8 @@ impl Node {
         if let Some(existing) = self.objects.holder(&name).and_then(|holder| ContainerId::parse(&holder).ok()) {
             return Ok(existing);
         }
-        let plan = self.plan_container(sandbox, config, name).await?;
+        let mut plan = self.plan_container(sandbox, config, name).await?;
+        plan.edits = self.injected(&plan.name, &plan.config, &plan.image.config, &plan.sandbox).await?;
         let mut undo = Undo::default();
         match self.make_container(&plan, &mut undo).await {
             Ok(container) => {
@@ -286,6 +324,7 @@ impl Node {
                         code: ends::UNSEEN_EXIT_CODE,
                         finished: self.now(),
                         is_oom_killed: false,
+                        is_seccomp_killed: false,
                         error: String::new(),
                     };
                     container.state.send_replace(ContainerState::Exited { started: None, exit });
@@ -320,7 +359,7 @@ impl Node {
         if config.security.privileged && !sandbox.is_privileged() {
             return Err(CreateContainerError::NotPrivileged { sandbox: sandbox.id.clone() });
         }
-        let config = with_sandbox_namespaces(config, &sandbox);
+        let mut config = with_sandbox_namespaces(config, &sandbox);
         let image = self.local_image(&config.image.image).await.map_err(|source| CreateContainerError::Image {
             container: name.clone(),
             image: config.image.image.clone(),
@@ -340,12 +379,32 @@ impl Node {
             target: config.security.namespaces.target_id.clone(),
             source,
         })?;
+        let apparmor = self
+            .apparmor_profile(config.security.apparmor.as_ref(), config.security.privileged)
+            .await
+            .map_err(|source| CreateContainerError::Apparmor { container: name.clone(), source: Box::new(source) })?;
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
+        let image_volumes = self
+            .plan_volumes(&id, &mut config)
+            .await
+            .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
         let log = match config.log_path.as_str() {
             "" => sandbox.log_directory.join(format!("{id}.log")),
             given => sandbox.log_directory.join(given),
         };
-        Ok(Plan { id, name, sandbox, config, image, stop_signal, log, target_pid })
+        Ok(Plan {
+            id,
+            name,
+            sandbox,
+            config,
+            edits: Edits::default(),
+            image,
+            stop_signal,
+            log,
+            target_pid,
+            image_volumes,
+            apparmor,
+        })
     }
 
     fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<i32>, TargetError> {
@@ -374,6 +433,9 @@ impl Node {
         });
         let rootfs = self.make_root(plan, undo).await?;
         let prepared = self.prepare(plan, rootfs).await?;
+        if let Some(action) = prepared.notifier {
+            self.listen_for_filters(&plan.id, &plan.name, action, undo)?;
+        }
         self.create_at_runtime(plan, prepared, undo).await
     }
 
@@ -424,9 +486,12 @@ impl Node {
             name: plan.name.clone(),
             sandbox: Arc::clone(&plan.sandbox),
             config: plan.config.clone(),
+            edits: plan.edits.clone(),
             image: plan.image.clone(),
             log: plan.log.clone(),
             target_pid: plan.target_pid,
+            image_volumes: plan.image_volumes.clone(),
+            apparmor: plan.apparmor.clone(),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),

@@ -10,7 +10,7 @@
 //! ```
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use config::MonitorCgroup;
@@ -88,11 +88,23 @@ impl Node {
             Ok(None) if process::is_alive(init) => return,
             Ok(None) => {
                 tracing::warn!(container.id = %container.id, "a container ended and its monitor left no record");
-                Exit { code: UNSEEN_EXIT_CODE, finished: clock::now(), is_oom_killed: false, error: String::new() }
+                Exit {
+                    code: UNSEEN_EXIT_CODE,
+                    finished: clock::now(),
+                    is_oom_killed: false,
+                    is_seccomp_killed: false,
+                    error: String::new(),
+                }
             }
             Err(error) => {
                 tracing::error!(container.id = %container.id, error = %chain(&error), "a container's exit record is unreadable");
-                Exit { code: UNSEEN_EXIT_CODE, finished: clock::now(), is_oom_killed: false, error: String::new() }
+                Exit {
+                    code: UNSEEN_EXIT_CODE,
+                    finished: clock::now(),
+                    is_oom_killed: false,
+                    is_seccomp_killed: false,
+                    error: String::new(),
+                }
             }
         };
         self.enter_exited(container, exit).await;
@@ -105,6 +117,11 @@ impl Node {
         let started = container.state().started();
         // The end is the time of the monitor's file, and the kernel stamps files by a clock that lags some milliseconds.
         exit.finished = started.map_or(exit.finished, |started| exit.finished.max(started));
+        // Whatever code it ended with: the stop signal comes first, and a program may make the best of it.
+        if let Some(verdict) = container.seccomp_verdict.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            exit.is_seccomp_killed = true;
+            exit.error = verdict;
+        }
         let next = ContainerState::Exited { started, exit };
         let stored = container.stored(next.clone());
         let directory = container.directory.clone();
@@ -146,6 +163,7 @@ impl Node {
         let (id, parent) = (&container.id, &container.cgroup_parent);
         let failed = |step: &'static str| move |source| ReleaseError { step, container: id.clone(), source };
         let mut done = Ok(());
+        self.notifiers.forget(id);
         if !has_own_processes(container) {
             let emptied = self.cgroups.empty_container(parent, id).await;
             done = done.and(emptied.map_err(failed("end leftover processes")));
@@ -186,6 +204,7 @@ fn exit_of(record: ExitRecord) -> Exit {
         finished: record.finished,
         // The marker says that something in the cgroup was killed; only a killed first process makes it the reason.
         is_oom_killed: record.has_oom_marker && record.code == KILLED_EXIT_CODE,
+        is_seccomp_killed: false,
         error: String::new(),
     }
 }

@@ -10,7 +10,6 @@ use domain::spec::{CapabilitySet, CgroupVersion, DeviceKind, HostDevice, NodeFac
 const NOT_DEVICES: [&str; 5] = ["pts", "shm", "fd", "mqueue", ".lxc"];
 /// Deeper than any driver's directory; a bound against loops of bind mounts.
 const DEV_DEPTH_MAX: usize = 6;
-const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 
 /// Reads the facts. `cgroups` says which hierarchy carries the controllers.
 pub(crate) fn gather(version: CgroupVersion) -> NodeFacts {
@@ -36,7 +35,6 @@ pub(crate) fn gather(version: CgroupVersion) -> NodeFacts {
         hugepage_sizes: hugepage_sizes(version),
         has_swap_accounting,
         has_pids_controller,
-        has_apparmor: fs::read_to_string(APPARMOR_ENABLED).is_ok_and(|text| text.trim() == "Y"),
         has_systemd_hierarchy: Path::new("/sys/fs/cgroup/systemd").is_dir(),
         thermal_throttle_paths: thermal_throttle_paths(),
         host_devices: host_devices(),

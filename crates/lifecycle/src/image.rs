@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::container::ImageSpec;
-use domain::id::ImageId;
+use domain::id::{ContainerId, ImageId};
 use domain::image::ImageConfig;
 use domain::time::Timestamp;
 use image_pull::Reference;
@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::blocking;
 use crate::node::Node;
 use crate::undo::chain;
+use crate::volumes::has_volume;
 
 /// Why images cannot be listed or found.
 #[derive(Debug, Error)]
@@ -69,6 +70,12 @@ pub enum RemoveImageError {
     /// It could not be looked for.
     #[error(transparent)]
     Find(#[from] ImagesError),
+    /// A container has it as a volume.
+    #[error("the image is in use by {container}")]
+    InUse {
+        /// The container.
+        container: ContainerId,
+    },
     /// The store did not remove it, as one that a container uses.
     #[error("remove image {name:?}")]
     Store {
@@ -237,6 +244,7 @@ impl Node {
     /// Removes a name of an image, or the image with its last name, or with all names when asked by id.
     pub async fn remove_image(&self, name: &str) -> Result<(), RemoveImageError> {
         let Some((image, lookup)) = self.find_image(name).await? else { return Ok(()) };
+        self.check_no_volume(image.id.as_str())?;
         let (store, asked) = (Arc::clone(&self.store), name.to_owned());
         blocking::run("remove image", move || {
             // A digest names the content, so that asking to remove it means the image with all its names.
@@ -250,6 +258,15 @@ impl Node {
             store.remove_image(&image.id).map_err(|source| RemoveImageError::Store { name: asked, source })
         })
         .await
+    }
+
+    /// Source: CRI-O. The store knows of volumes of containers that are still being made.
+    fn check_no_volume(&self, image: &str) -> Result<(), RemoveImageError> {
+        let containers = self.objects.containers();
+        match containers.iter().find(|container| has_volume(&container.config, image)) {
+            Some(container) => Err(RemoveImageError::InUse { container: container.id.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// What images and containers take on disk.

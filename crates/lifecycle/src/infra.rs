@@ -139,6 +139,7 @@ impl Node {
             rootfs: &rootfs,
             is_privileged: plan.is_privileged,
             seccomp: seccomp.as_deref(),
+            apparmor: plan.apparmor.as_ref(),
             selinux: &SelinuxLabels::default(),
             annotations: sandbox_annotations(&self.sandbox_facts(plan, made, pause)),
         };

@@ -8,6 +8,7 @@
 //! Begin reading at [`Node`], then `run_sandbox`, `create_container`, `ends` and `restore`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod blocking;
 mod cgroups;
 mod clock;
@@ -22,6 +23,7 @@ mod handler;
 mod image;
 mod in_flight;
 mod infra;
+mod injected;
 mod limits;
 mod monitors;
 mod mounts;
@@ -39,12 +41,14 @@ mod restore;
 mod run_sandbox;
 mod sandbox;
 mod sandbox_files;
+mod seccomp_notifier;
 mod start_container;
 mod stats;
 mod stop_container;
 mod stop_sandbox;
 mod undo;
 mod update_container;
+mod volumes;
 
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
@@ -74,3 +78,4 @@ pub use stats::{
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
 pub use update_container::UpdateContainerError;
+pub use volumes::ImageVolumeError;

@@ -70,14 +70,16 @@ pub enum ResolveMountError {
     },
 }
 
-/// Resolves the mounts of a request on the node, making absent sources as directories.
+/// Resolves the mounts of a request on the node, making absent sources as directories. Those of images are resolved
+/// elsewhere, see [`crate::volumes`].
 pub(crate) fn resolve_mounts(
     config: &Config,
     mounts: &[Mount],
     handler: &HandlerFacts,
 ) -> Result<Vec<ResolvedMount>, ResolveMountError> {
     let mut table = None;
-    mounts.iter().map(|mount| resolve(config, mount, handler, &mut table)).collect()
+    let of_node = mounts.iter().filter(|mount| mount.image.is_none());
+    of_node.map(|mount| resolve(config, mount, handler, &mut table)).collect()
 }
 
 fn resolve(
@@ -86,10 +88,7 @@ fn resolve(
     handler: &HandlerFacts,
     table: &mut Option<Vec<MountPoint>>,
 ) -> Result<ResolvedMount, ResolveMountError> {
-    let is_image = mount.image.as_ref().is_some_and(|image| !image.image.is_empty());
-    // An image has no path on the node; the spec's assembly says that it is not supported.
-    let source = if is_image { "/".to_owned() } else { source_of(config, mount)? };
-    let resolved = resolve_mount(mount, source, mount.container_path.clone(), handler)
+    let resolved = resolve_mount(mount, source_of(config, mount)?, mount.container_path.clone(), handler)
         .map_err(|source| ResolveMountError::Invalid { path: mount.container_path.clone(), source })?;
     if resolved.propagation == Propagation::Bidirectional {
         let table =

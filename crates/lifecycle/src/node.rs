@@ -12,6 +12,8 @@ use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Pro
 use domain::id::{ContainerId, SandboxId};
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
 use image_store::Store;
+use injection::cdi::Cdi;
+use injection::hooks::Hooks;
 use network::{HostPorts, Network};
 use runtime_client::features::Features;
 use thiserror::Error;
@@ -30,9 +32,10 @@ use crate::remove_container::RemoveContainerError;
 use crate::remove_sandbox::RemoveSandboxError;
 use crate::run_sandbox::RunSandboxError;
 use crate::sandbox::Sandbox;
+use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{blocking, clock, facts, monitors};
+use crate::{apparmor, blocking, clock, facts, monitors};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -73,6 +76,9 @@ pub enum OpenNodeError {
     /// The configured seccomp profile.
     #[error("load the default seccomp profile")]
     Seccomp(#[source] LoadProfileError),
+    /// The configured AppArmor profile.
+    #[error("unable to load AppArmor profile")]
+    Apparmor(#[source] confinement::apparmor::LoadProfileError),
     /// The exits directory cannot be watched.
     #[error(transparent)]
     Exits(#[from] runtime_client::exits::WatchExitsError),
@@ -120,6 +126,9 @@ pub struct Node {
     pub(crate) facts: NodeFacts,
     pub(crate) spec_defaults: SpecDefaults,
     pub(crate) seccomp: Profiles,
+    pub(crate) cdi: Cdi,
+    pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
+    pub(crate) hooks: Hooks,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
     pub(crate) objects: Objects,
@@ -133,6 +142,7 @@ pub struct Node {
     pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
+    pub(crate) notifiers: Notifiers,
     _network_watch: network::Watch,
 }
 
@@ -175,6 +185,16 @@ impl Node {
             blocking::run("look at the machine", move || facts::gather(version)).await
         };
         let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
+        let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
+        cdi.look();
+        let apparmor = {
+            let config = Arc::clone(&config);
+            blocking::run("load AppArmor profile", move || apparmor::load(&config))
+                .await
+                .map_err(OpenNodeError::Apparmor)?
+        };
+        let hooks = Hooks::new(config.runtime.hooks_dir.clone());
+        hooks.look();
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
@@ -186,6 +206,9 @@ impl Node {
             facts: node_facts,
             spec_defaults: spec_defaults(&config),
             seccomp,
+            cdi,
+            apparmor: Arc::new(apparmor),
+            hooks,
             said: Mutex::default(),
             objects: Objects::default(),
             events: Events::default(),
@@ -198,10 +221,12 @@ impl Node {
             pulls: InFlight::default(),
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
+            notifiers: Notifiers::beside(&config.api.listen),
             config,
             _network_watch: network_watch,
         });
         node.restore().await.map_err(OpenNodeError::Restore)?;
+        node.restore_notifiers();
         tokio::spawn(Arc::clone(&node).follow_exits(exits));
         tokio::spawn(monitors::watch(Arc::downgrade(&node)));
         node.collect_network_garbage();
@@ -380,7 +405,6 @@ fn spec_defaults(config: &Config) -> SpecDefaults {
         is_read_only: runtime.read_only,
         devices: devices.collect(),
         is_device_owner_from_security_context: runtime.device_ownership_from_security_context,
-        apparmor_profile: None,
         is_selinux_off_for_host_network: runtime.hostnetwork_disable_selinux,
     }
 }

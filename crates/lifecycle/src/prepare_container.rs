@@ -9,12 +9,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::apparmor::ApparmorName;
 use domain::container::ContainerConfig;
 use domain::id::ContainerId;
 use domain::resources::Resources;
 use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
 use domain::spec::{
-    ContainerInputs, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec, wanted_capabilities,
+    ContainerInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec,
+    wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
@@ -28,6 +30,8 @@ use crate::limits::limits_of;
 use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
+use crate::seccomp_notifier::Action;
+use crate::volumes::ImageVolume;
 
 /// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
 const USER_FILE_MAX_BYTES: u64 = 16 << 20;
@@ -42,6 +46,8 @@ pub(crate) struct Prepared {
     pub(crate) user: ResolvedUser,
     pub(crate) created: domain::time::Timestamp,
     pub(crate) limits: Resources,
+    /// Its filter hands refused calls to the daemon.
+    pub(crate) notifier: Option<Action>,
 }
 
 /// The blocking part between mount and runtime.
@@ -50,9 +56,12 @@ pub(crate) struct PrepareJob {
     pub(crate) name: String,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) config: ContainerConfig,
+    pub(crate) edits: Edits,
     pub(crate) image: LocalImage,
     pub(crate) log: PathBuf,
     pub(crate) target_pid: Option<i32>,
+    pub(crate) image_volumes: Vec<ImageVolume>,
+    pub(crate) apparmor: Option<ApparmorName>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -76,13 +85,17 @@ impl PrepareJob {
         let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
         let volumes = self.make_directories(node, &root)?;
-        let mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
+        let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
+        let images = node
+            .mount_volumes(&self.id, &self.image_volumes, &self.sandbox.handler.facts)
+            .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
+        mounts.extend(images);
         let devices = mounts::resolve_devices(&self.config.devices)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;
         let files = self.generate_files(&user, &passwd, &group)?;
-        let seccomp = self.seccomp(node)?;
+        let (seccomp, notifier) = node.notifying_filter(&self.sandbox, &self.id, self.seccomp(node)?);
         let rootfs = self.rootfs.display().to_string();
         let inputs = ContainerInputs {
             id: &self.id,
@@ -101,12 +114,14 @@ impl PrepareJob {
             mounts: &mounts,
             further_mounts: &volumes,
             devices: &devices,
+            edits: &self.edits,
             pod_annotations: &filter_annotations(
                 &self.sandbox.config.annotations,
                 &self.sandbox.handler.allowed_annotations,
             )
             .effective,
             seccomp: seccomp.as_deref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &SelinuxLabels::default(),
             annotations: self.annotations(node, &rootfs),
         };
@@ -122,7 +137,10 @@ impl PrepareJob {
             state_store::spec::save_spec(directory, &json)
                 .map_err(|source| CreateContainerError::Record { container: container(), source })?;
         }
-        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits })
+        // Devices may come with groups of their own; what is reported is what the process has.
+        let groups = assembled.spec.process().as_ref().and_then(|process| process.user().additional_gids().clone());
+        let user = ResolvedUser { additional_gids: groups.unwrap_or_default(), ..user };
+        Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits, notifier })
     }
 
     /// The filter of the container, made for the capabilities it will have.

@@ -19,7 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use confinement::seccomp::ResolveProfileError;
+use confinement::{apparmor, seccomp};
+use domain::apparmor::ApparmorName;
 use domain::id::SandboxId;
 use domain::name;
 use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
@@ -183,7 +184,16 @@ pub enum RunSandboxError {
         sandbox: String,
         #[source]
         /// What is wrong.
-        source: Box<ResolveProfileError>,
+        source: Box<seccomp::ResolveProfileError>,
+    },
+    /// Its AppArmor profile cannot be had.
+    #[error("AppArmor profile of sandbox {sandbox}")]
+    Apparmor {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: Box<apparmor::ResolveProfileError>,
     },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of sandbox {sandbox}")]
@@ -225,6 +235,7 @@ pub(crate) struct Plan {
     pub(crate) hostname: String,
     pub(crate) log_directory: PathBuf,
     pub(crate) is_privileged: bool,
+    pub(crate) apparmor: Option<ApparmorName>,
     pub(crate) created: Timestamp,
     pub(crate) directory: PathBuf,
     pub(crate) run_directory: PathBuf,
@@ -309,6 +320,10 @@ impl Node {
             || is_host_network
             || namespaces.pid == NamespaceMode::Node
             || namespaces.ipc == NamespaceMode::Node;
+        let apparmor = self
+            .apparmor_profile(config.security.apparmor.as_ref(), is_privileged)
+            .await
+            .map_err(|source| RunSandboxError::Apparmor { sandbox: name.clone(), source: Box::new(source) })?;
         if !is_host_network {
             self.network
                 .wait_ready(NETWORK_READY_LIMIT)
@@ -335,6 +350,7 @@ impl Node {
             hostname,
             log_directory,
             is_privileged,
+            apparmor,
         })
     }
 

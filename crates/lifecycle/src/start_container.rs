@@ -91,7 +91,13 @@ impl Node {
             } else {
                 let _ = runtime_client::process::signal(init, 9);
                 let message = crate::undo::chain(&error);
-                let exit = Exit { code: 128, finished: clock::now(), is_oom_killed: false, error: message };
+                let exit = Exit {
+                    code: 128,
+                    finished: clock::now(),
+                    is_oom_killed: false,
+                    is_seccomp_killed: false,
+                    error: message,
+                };
                 self.enter_exited(container, exit).await;
                 drop(changing);
                 self.release_or_tell(container).await;

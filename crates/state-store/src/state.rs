@@ -43,6 +43,8 @@ struct Wire {
     exit_code: Option<i32>,
     #[serde(rename = "oomKilled", skip_serializing_if = "std::ops::Not::not")]
     is_oom_killed: bool,
+    #[serde(rename = "seccompKilled", skip_serializing_if = "std::ops::Not::not")]
+    is_seccomp_killed: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     error: String,
     #[serde(skip_serializing_if = "is_zero")]
@@ -95,6 +97,7 @@ impl From<&StoredState> for Wire {
                 wire.finished = wire_time::format(Some(exit.finished));
                 wire.exit_code = Some(exit.code);
                 wire.is_oom_killed = exit.is_oom_killed;
+                wire.is_seccomp_killed = exit.is_seccomp_killed;
                 wire.error.clone_from(&exit.error);
             }
         }
@@ -125,6 +128,7 @@ impl Wire {
                     code: self.exit_code.unwrap_or(-1),
                     finished: finished.unwrap_or(created),
                     is_oom_killed: self.is_oom_killed,
+                    is_seccomp_killed: self.is_seccomp_killed,
                     error: self.error,
                 },
             }),
@@ -180,7 +184,8 @@ mod tests {
     #[test]
     fn every_state_survives_the_disk() {
         let init = Process { pid: 42, start_time: 4711 };
-        let exit = Exit { code: 137, finished: at(9), is_oom_killed: true, error: "why".to_owned() };
+        let exit =
+            Exit { code: 137, finished: at(9), is_oom_killed: true, is_seccomp_killed: true, error: "why".to_owned() };
         for life in [
             None,
             Some(ContainerState::Created { init }),

@@ -8,5 +8,6 @@ pub mod locks;
 pub mod memory;
 pub mod mount_namespace;
 pub mod namespace;
+pub mod seccomp;
 pub mod spawn;
 pub mod supervise;

@@ -56,6 +56,8 @@ pub const HANDLERS: [Handler; 4] = [
 pub struct Setup {
     /// A drop-in for the daemon's configuration.
     pub drop_in: String,
+    /// Lines of every runtime handler's table: a drop-in replaces a table as a whole.
+    pub handler_lines: String,
     /// The CNI configuration; `None` is a bridge with host-local addresses.
     pub network: Option<String>,
     /// A further handler `vanishing`, whose runtime is a file in `tmp` that a scenario may take away.
@@ -229,8 +231,9 @@ impl World {
         };
         format!(
             "[crio.runtime.runtimes.{name}]\nruntime_path = {runtime:?}\nruntime_root = \"{root}/runtime/{name}\"\n\
-             monitor_path = {monitor:?}\nmonitor_cgroup = \"pod\"\n",
+             monitor_path = {monitor:?}\nmonitor_cgroup = \"pod\"\n{lines}\n",
             root = self.scratch.display(),
+            lines = self.setup.handler_lines,
         )
     }
 

@@ -67,15 +67,19 @@ targets! {
     network_config, PURE, network::fuzz_config;
     network_result, PURE, network::fuzz_result;
     network_cache, PURE, network::fuzz_cache_entry;
+    cdi, HEAVY, injection::fuzz_cdi;
+    hook, HEAVY, injection::fuzz_hook;
     plugin_report, PURE, network::fuzz_report;
     monitor_control, PURE, monitor::fuzz_control_lines;
     log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
     spdy_frames, PURE, streaming::fuzz_frames;
     websocket_messages, PURE, streaming::fuzz_messages;
     terminal_sizes, PURE, streaming::fuzz_sizes;
+    apparmor_profiles, PURE, confinement::apparmor::fuzz_profiles;
     shim_answers, PURE, shim_client::fuzz_answers;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
+    process_state, PURE, confinement::seccomp::fuzz_process_state;
     sandbox_state, PURE, state_store::state::fuzz_state;
 }
 

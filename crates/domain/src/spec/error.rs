@@ -113,6 +113,18 @@ pub enum SpecError {
         /// Path in the container.
         path: String,
     },
+    /// An image is never written to; saying so is required.
+    #[error("image mount on {path:?} must be read-only")]
+    ImageNeedsReadonly {
+        /// Path in the container.
+        path: String,
+    },
+    /// Nothing that is mounted in an image can reach the node.
+    #[error("image mount on {path:?} cannot have two-way propagation")]
+    ImageNeedsPrivate {
+        /// Path in the container.
+        path: String,
+    },
     /// The runtime lacks it.
     #[error("{feature} of {path:?}: the runtime handler does not support it")]
     HandlerLacks {
@@ -138,12 +150,6 @@ pub enum SpecError {
     /// The parent cgroup does not fit the manager.
     #[error(transparent)]
     CgroupParent(#[from] super::CgroupPathError),
-    /// Only unset, unconfined and runtime-default profiles exist without the host's support.
-    #[error("AppArmor profile {name:?} is asked for, and this node has no AppArmor")]
-    NoApparmor {
-        /// As given.
-        name: String,
-    },
 }
 
 /// What was made smaller than asked because the machine cannot give it. The daemon says each kind once.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use super::{CapabilitySet, CgroupManagerKind, Inheritable};
+use super::{CapabilitySet, CgroupManagerKind, Edits, Inheritable};
+use crate::apparmor::ApparmorName;
 use crate::container::{ContainerConfig, Propagation};
 use crate::id::{ContainerId, SandboxId};
 use crate::image::ImageConfig;
@@ -38,8 +39,6 @@ pub struct NodeFacts {
     pub has_swap_accounting: bool,
     /// The pids controller is there.
     pub has_pids_controller: bool,
-    /// AppArmor is enabled in the kernel.
-    pub has_apparmor: bool,
     /// `/sys/fs/cgroup/systemd` is mounted (v1 and hybrid).
     pub has_systemd_hierarchy: bool,
     /// Existing `/sys/devices/system/cpu/cpu*/thermal_throttle` directories, which are masked with the rest.
@@ -57,7 +56,6 @@ impl Default for NodeFacts {
             hugepage_sizes: vec![],
             has_swap_accounting: true,
             has_pids_controller: true,
-            has_apparmor: false,
             has_systemd_hierarchy: false,
             thermal_throttle_paths: vec![],
             host_devices: vec![],
@@ -145,8 +143,6 @@ pub struct SpecDefaults {
     pub devices: Vec<ResolvedDevice>,
     /// `device_ownership_from_security_context`.
     pub is_device_owner_from_security_context: bool,
-    /// `apparmor_profile` when it is loaded: what RuntimeDefault means on a node with AppArmor.
-    pub apparmor_profile: Option<String>,
     /// `hostnetwork_disable_selinux`.
     pub is_selinux_off_for_host_network: bool,
 }
@@ -163,6 +159,19 @@ pub enum MountAccess {
     RecursiveReadOnly,
 }
 
+/// How a mount of the request is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MountKind {
+    /// The source appears as it is.
+    #[default]
+    Bind,
+    /// A read-only overlay of the source, a mounted image, on an empty directory: the kernel wants two.
+    Image {
+        /// The empty directory.
+        below: String,
+    },
+}
+
 /// A bind mount of the request, an image volume or a secret, with both ends resolved.
 ///
 /// Made by [`super::resolve_mount`] for mounts of the request, by the caller for its own.
@@ -172,6 +181,8 @@ pub struct ResolvedMount {
     pub destination: String,
     /// Absolute path on the node, symbolic links resolved.
     pub source: String,
+    /// How it is made.
+    pub kind: MountKind,
     /// Writable or not.
     pub access: MountAccess,
     /// Propagation.
@@ -269,11 +280,15 @@ pub struct ContainerInputs<'a> {
     pub further_mounts: &'a [ResolvedMount],
     /// Devices of the request and of `devices.crio.io`, resolved.
     pub devices: &'a [ResolvedDevice],
+    /// What CDI devices and OCI hooks add to everything else.
+    pub edits: &'a Edits,
     /// Pod annotations that change the spec and are allowed for the handler (section 10 of the reference: `umask`,
     /// `cgroup2-mount-hierarchy-rw`, `unified-cgroup`), by their new names.
     pub pod_annotations: &'a BTreeMap<String, String>,
     /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The profile that the request's choice comes down to, known to be loaded; absent for none.
+    pub apparmor: Option<&'a ApparmorName>,
     /// SELinux labels; ignored for privileged containers and host namespaces.
     pub selinux: &'a SelinuxLabels,
     /// Annotations to write, see [`super::annotations`].
@@ -313,6 +328,8 @@ pub struct InfraInputs<'a> {
     pub is_privileged: bool,
     /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The profile that the request's choice comes down to, known to be loaded; absent for none.
+    pub apparmor: Option<&'a ApparmorName>,
     /// SELinux labels.
     pub selinux: &'a SelinuxLabels,
     /// Annotations to write, see [`super::annotations`].

@@ -10,6 +10,7 @@ pub mod annotations;
 mod capabilities;
 mod cgroup_path;
 mod devices;
+mod edits;
 mod error;
 mod inputs;
 mod mounts;
@@ -23,18 +24,20 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResource
 
 pub use capabilities::{CapabilitySet, Inheritable, wanted as wanted_capabilities};
 pub use cgroup_path::{CgroupManagerKind, CgroupParent, CgroupPathError, slice_path};
+pub use edits::{EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, HookStage};
 pub use error::{Clamp, SpecError};
 pub use inputs::{
     CgroupPlacement, CgroupVersion, ContainerInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice, InfraInputs,
-    MountAccess, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels, SpecDefaults, Ulimit,
+    MountAccess, MountKind, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels, SpecDefaults,
+    Ulimit,
 };
-pub use mounts::resolve_mount;
+pub use mounts::{resolve_image_mount, resolve_mount};
 pub use process::{args as process_args, cwd as process_cwd, is_systemd};
 pub use sysctl::{CheckedSysctls, SkipReason, SkippedSysctl, Sysctl, SysctlNamespace, check_sysctls};
 
 use crate::image::ImageConfig;
 use crate::resources::Resources;
-use crate::security::{NamespaceMode, NamespaceOptions, SecurityProfile};
+use crate::security::{NamespaceMode, NamespaceOptions};
 
 /// The version every runtime in the field takes; Debian's crun 1.8.1 refuses 1.1 and later.
 const OCI_VERSION: &str = "1.0.2";
@@ -157,25 +160,6 @@ fn refuse_user_namespace(options: &NamespaceOptions) -> Result<(), SpecError> {
     }
 }
 
-fn apparmor(
-    choice: Option<&SecurityProfile>,
-    is_privileged: bool,
-    node: &NodeFacts,
-    default: Option<&String>,
-) -> Result<Option<String>, SpecError> {
-    match (choice, is_privileged, node.has_apparmor) {
-        (Some(SecurityProfile::Localhost(name)), false, false) => Err(SpecError::NoApparmor { name: name.clone() }),
-        (Some(choice @ SecurityProfile::Localhost(_)), false, true) => {
-            Err(unsupported(format!("AppArmor profile {choice}")))
-        }
-        (Some(SecurityProfile::RuntimeDefault), false, true) => {
-            default.map(|name| Some(name.clone())).ok_or_else(|| unsupported("AppArmor profile RuntimeDefault"))
-        }
-        (None, false, true) => Ok(default.cloned()),
-        (Some(SecurityProfile::Unconfined), ..) | (_, true, _) | (_, _, false) => Ok(None),
-    }
-}
-
 /// The request's list with the defaults, sorted, each once; empty stays empty (`procMount: Unmasked`).
 fn masked_paths(asked: &[String], node: &NodeFacts) -> Vec<String> {
     if asked.is_empty() {
@@ -225,9 +209,6 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     let security = &config.security;
     let is_privileged = security.privileged;
     let mut clamped = vec![];
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported("CDI_devices"));
-    }
 
     let args = process_args(&config.command, &config.args, inputs.image)?;
     let is_systemd = is_systemd(&args);
@@ -247,12 +228,7 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     process.set_capabilities(Some(capabilities::sets(set, inheritable, ambient)));
     process.set_rlimits(Some(process::rlimits(&defaults.ulimits)?));
     process.set_no_new_privileges(Some(security.no_new_privs));
-    process.set_apparmor_profile(apparmor(
-        security.apparmor.as_ref(),
-        is_privileged,
-        node,
-        defaults.apparmor_profile.as_ref(),
-    )?);
+    process.set_apparmor_profile(inputs.apparmor.map(ToString::to_string));
     process.set_oom_score_adj(Some(process::oom_score_adj(config.resources.oom_score_adj, node, &mut clamped)?));
     let is_host_network = security.namespaces.network == NamespaceMode::Node;
     let is_shared_with_host =
@@ -322,7 +298,8 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
 
     let version = if plan.has_id_mappings { OCI_VERSION_ID_MAPPED } else { OCI_VERSION };
     let hostname = has_uts.then_some(inputs.hostname);
-    let spec = spec(version, process, inputs.rootfs, is_readonly, plan.mounts, hostname, linux, inputs.annotations);
+    let mut spec = spec(version, process, inputs.rootfs, is_readonly, plan.mounts, hostname, linux, inputs.annotations);
+    inputs.edits.apply(&mut spec)?;
     Ok(Assembled { spec, clamped })
 }
 
@@ -346,12 +323,7 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     process.set_capabilities(Some(capabilities::sets(CapabilitySet::EMPTY, Inheritable::Empty, CapabilitySet::EMPTY)));
     process.set_rlimits(Some(process::rlimits(&inputs.defaults.ulimits)?));
     process.set_no_new_privileges(Some(true));
-    process.set_apparmor_profile(apparmor(
-        security.apparmor.as_ref(),
-        inputs.is_privileged,
-        node,
-        inputs.defaults.apparmor_profile.as_ref(),
-    )?);
+    process.set_apparmor_profile(inputs.apparmor.map(ToString::to_string));
     process.set_oom_score_adj(Some(process::oom_score_adj(INFRA_OOM_SCORE_ADJ, node, &mut clamped)?));
     let is_shared_with_host = options.pid == NamespaceMode::Node || options.ipc == NamespaceMode::Node;
     let is_host_network = options.network == NamespaceMode::Node;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
-use super::{CgroupVersion, Clamp, GeneratedFiles, HandlerFacts, MountAccess, ResolvedMount, SpecError};
+use super::{CgroupVersion, Clamp, GeneratedFiles, HandlerFacts, MountAccess, MountKind, ResolvedMount, SpecError};
 use crate::container::{self, Propagation};
 use crate::security::IdMapping;
 
@@ -31,7 +31,7 @@ pub(super) fn check_path(path: &str) -> Result<(), SpecError> {
 }
 
 /// `/a//b/./` → `/a/b`: the form in which destinations are compared.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let segments = path.split('/').filter(|segment| !matches!(*segment, "" | "."));
     let joined: String = segments.map(|segment| format!("/{segment}")).collect();
     if joined.is_empty() { "/".to_owned() } else { joined }
@@ -47,9 +47,6 @@ pub fn resolve_mount(
     destination: String,
     handler: &HandlerFacts,
 ) -> Result<ResolvedMount, SpecError> {
-    if asked.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(SpecError::Unsupported { what: format!("image mount on {:?}", asked.container_path) });
-    }
     check_path(&destination)?;
     check_path(&source)?;
     let path = || asked.container_path.clone();
@@ -65,18 +62,61 @@ pub fn resolve_mount(
         (false, true) => MountAccess::ReadOnly,
         (false, false) => MountAccess::ReadWrite,
     };
-    let has_mappings = !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty();
-    if has_mappings && !handler.has_id_mapped_mounts {
-        return Err(SpecError::HandlerLacks { feature: "id-mapped mount", path: path() });
-    }
+    check_mappings(asked, handler)?;
     Ok(ResolvedMount {
         destination,
         source,
+        kind: MountKind::Bind,
         access,
         propagation: asked.propagation,
         uid_mappings: asked.uid_mappings.clone(),
         gid_mappings: asked.gid_mappings.clone(),
     })
+}
+
+/// Makes a mount of an image, or of a part of one or of an artifact, ready for the spec, or says why it cannot be.
+///
+/// Read-only all the way down, because nothing is mounted below an image and nothing that is mounted inside travels.
+/// Source: CRI `Mount.image`.
+pub fn resolve_image_mount(
+    asked: &container::Mount,
+    source: String,
+    kind: MountKind,
+    destination: String,
+    handler: &HandlerFacts,
+) -> Result<ResolvedMount, SpecError> {
+    check_path(&destination)?;
+    check_path(&source)?;
+    let path = || asked.container_path.clone();
+    if !asked.readonly {
+        return Err(SpecError::ImageNeedsReadonly { path: path() });
+    }
+    if asked.propagation == Propagation::Bidirectional {
+        return Err(SpecError::ImageNeedsPrivate { path: path() });
+    }
+    // Separators of overlay's options; runtimes pass the text on as it is.
+    let below = if let MountKind::Image { below } = &kind { below.as_str() } else { "" };
+    if kind != MountKind::Bind && [source.as_str(), below].iter().any(|path| path.contains([':', ',', '\\', '"'])) {
+        return Err(SpecError::BadMountPath { path: format!("{source}:{below}") });
+    }
+    check_mappings(asked, handler)?;
+    Ok(ResolvedMount {
+        destination,
+        source,
+        kind,
+        access: MountAccess::ReadOnly,
+        propagation: Propagation::Private,
+        uid_mappings: asked.uid_mappings.clone(),
+        gid_mappings: asked.gid_mappings.clone(),
+    })
+}
+
+fn check_mappings(asked: &container::Mount, handler: &HandlerFacts) -> Result<(), SpecError> {
+    let has_mappings = !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty();
+    if has_mappings && !handler.has_id_mapped_mounts {
+        return Err(SpecError::HandlerLacks { feature: "id-mapped mount", path: asked.container_path.clone() });
+    }
+    Ok(())
 }
 
 fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -99,7 +139,7 @@ fn id_mappings(mappings: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
     (!converted.is_empty()).then_some(converted)
 }
 
-fn bind(mount: &ResolvedMount) -> Mount {
+fn of_request(mount: &ResolvedMount) -> Mount {
     let propagation = match mount.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",
@@ -110,7 +150,13 @@ fn bind(mount: &ResolvedMount) -> Mount {
         MountAccess::ReadOnly => "ro",
         MountAccess::RecursiveReadOnly => "rro",
     };
-    let mut made = entry(&mount.destination, "bind", &mount.source, &["rbind", propagation, access]);
+    let mut made = match &mount.kind {
+        MountKind::Bind => entry(&mount.destination, "bind", &mount.source, &["rbind", propagation, access]),
+        MountKind::Image { below } => {
+            let lower = format!("lowerdir={}:{below}", mount.source);
+            entry(&mount.destination, "overlay", "overlay", &[&lower, access])
+        }
+    };
     made.set_uid_mappings(id_mappings(&mount.uid_mappings));
     made.set_gid_mappings(id_mappings(&mount.gid_mappings));
     made
@@ -208,7 +254,7 @@ pub(super) fn mounts(inputs: &MountInputs<'_>, clamped: &mut Vec<Clamp>) -> Resu
     }
     daemon_files(inputs, &mut made, &is_asked);
     for mount in &request {
-        made.put(bind(mount));
+        made.put(of_request(mount));
     }
 
     let propagates = |kind: Propagation| request.iter().any(|mount| mount.propagation == kind);

@@ -2,10 +2,11 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::apparmor::ApparmorName;
 use crate::container::{self, ContainerConfig, ContainerSecurity, Propagation};
 use crate::id::{ContainerId, SandboxId};
 use crate::sandbox::{SandboxConfig, SandboxSecurity};
-use crate::security::{Capabilities, UserNamespace};
+use crate::security::{Capabilities, SecurityProfile, UserNamespace};
 use crate::user::ResolvedUser;
 
 /// Everything an assembly needs, with values a test may change.
@@ -22,8 +23,10 @@ struct Case {
     files: GeneratedFiles,
     mounts: Vec<ResolvedMount>,
     devices: Vec<ResolvedDevice>,
+    edits: Edits,
     pod_annotations: BTreeMap<String, String>,
     seccomp: Option<LinuxSeccomp>,
+    apparmor: Option<ApparmorName>,
     selinux: SelinuxLabels,
 }
 
@@ -61,8 +64,10 @@ impl Default for Case {
             },
             mounts: vec![],
             devices: vec![],
+            edits: Edits::default(),
             pod_annotations: BTreeMap::new(),
             seccomp: None,
+            apparmor: None,
             selinux: SelinuxLabels::default(),
         }
     }
@@ -88,8 +93,10 @@ impl Case {
             mounts: &self.mounts,
             further_mounts: &[],
             devices: &self.devices,
+            edits: &self.edits,
             pod_annotations: &self.pod_annotations,
             seccomp: self.seccomp.as_ref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &self.selinux,
             annotations: [("k".to_owned(), "v".to_owned())].into(),
         })
@@ -118,6 +125,7 @@ impl Case {
             rootfs: "/rootfs",
             is_privileged: self.sandbox.security.privileged,
             seccomp: self.seccomp.as_ref(),
+            apparmor: self.apparmor.as_ref(),
             selinux: &self.selinux,
             annotations: BTreeMap::new(),
         })
@@ -266,7 +274,6 @@ fn what_is_not_done_is_refused_by_name() {
         case.assemble().map(|_| ()).map_err(|error| error.to_string())
     };
     let unsupported = |what: &str| Err(format!("{what} is not supported"));
-    assert_eq!(with(&|case| case.config.cdi_devices = vec!["a/b=c".into()]), unsupported("CDI_devices"));
     assert_eq!(
         with(&|case| {
             let user = UserNamespace { mode: NamespaceMode::Pod, ..UserNamespace::default() };
@@ -281,27 +288,19 @@ fn what_is_not_done_is_refused_by_name() {
         }),
         Ok(())
     );
-    for (profile, has_apparmor, expected) in [
-        (None, false, Ok(())),
-        (Some(SecurityProfile::RuntimeDefault), false, Ok(())),
-        (Some(SecurityProfile::Unconfined), false, Ok(())),
-        (
-            Some(SecurityProfile::Localhost("p".into())),
-            false,
-            Err("AppArmor profile \"p\" is asked for, and this node has no AppArmor".to_owned()),
-        ),
-        (Some(SecurityProfile::Localhost("p".into())), true, unsupported("AppArmor profile Localhost \"p\"")),
-        (Some(SecurityProfile::RuntimeDefault), true, unsupported("AppArmor profile RuntimeDefault")),
-        (Some(SecurityProfile::Unconfined), true, Ok(())),
-    ] {
-        let made = with(&|case| {
-            case.config.security.apparmor = profile.clone();
-            case.node.has_apparmor = has_apparmor;
-        });
-        assert_eq!(made, expected, "{profile:?} {has_apparmor}");
-    }
     let case = Case { seccomp: Some(LinuxSeccomp::default()), ..Case::default() };
     assert!(case.json()["linux"]["seccomp"].is_object());
+}
+
+#[test]
+fn the_apparmor_profile_is_the_one_that_was_found() {
+    for name in [None, Some("crio-default"), Some("unconfined")] {
+        let apparmor = name.map(|name| ApparmorName::parse(name).expect("a name"));
+        let case = Case { apparmor, ..Case::default() };
+        for spec in [case.json(), case.infra().0] {
+            assert_eq!(spec["process"]["apparmorProfile"].as_str(), name);
+        }
+    }
 }
 
 #[test]
@@ -391,8 +390,31 @@ fn mounts_resolve_or_say_why_not() {
     assert!(matches!(resolve(&writable, &all), Err(SpecError::RecursiveReadOnlyNeedsReadonly { .. })));
     let shared = container::Mount { propagation: Propagation::HostToContainer, ..rro };
     assert!(matches!(resolve(&shared, &all), Err(SpecError::RecursiveReadOnlyNeedsPrivate { .. })));
-    let of_image = container::Mount { image: Some(image), ..plain };
-    assert!(matches!(resolve(&of_image, &all), Err(SpecError::Unsupported { .. })));
+
+    let of_image = container::Mount { image: Some(image), readonly: true, host_path: String::new(), ..plain };
+    let below = || MountKind::Image { below: "/empty".into() };
+    let resolve_image = |asked: &container::Mount, source: &str, kind| {
+        resolve_image_mount(asked, source.into(), kind, "/c/i".into(), &none)
+    };
+    let writable = container::Mount { readonly: false, ..of_image.clone() };
+    assert!(matches!(resolve_image(&writable, "/i", below()), Err(SpecError::ImageNeedsReadonly { .. })));
+    let shared = container::Mount { propagation: Propagation::Bidirectional, ..of_image.clone() };
+    assert!(matches!(resolve_image(&shared, "/i", below()), Err(SpecError::ImageNeedsPrivate { .. })));
+    let mapped_image = container::Mount { uid_mappings: vec![mapping], ..of_image.clone() };
+    assert!(matches!(resolve_image(&mapped_image, "/i", below()), Err(SpecError::HandlerLacks { .. })));
+    for source in ["/i:/etc", "/i,upperdir=/etc", "i", "/i/../etc", "/i\"", "/i\\"] {
+        assert!(matches!(resolve_image(&of_image, source, below()), Err(SpecError::BadMountPath { .. })), "{source}");
+    }
+    // A file is bound; overlay's separators mean nothing there.
+    let file = resolve_image(&of_image, "/run/a:b", MountKind::Bind).expect("resolves");
+    let volume = resolve_image(&of_image, "/i", below()).expect("resolves");
+    let inner = ResolvedMount { destination: "/c/i/f".into(), ..file };
+    let spec = Case { mounts: vec![inner, volume], ..Case::default() }.json();
+    assert_eq!(mount_options(&spec, "/c/i"), "lowerdir=/i:/empty,ro");
+    assert_eq!(mount_options(&spec, "/c/i/f"), "rbind,rprivate,ro");
+    let list = mount_list(&spec);
+    let at = |path: &str| list.iter().position(|one| one == path);
+    assert!(at("/c/i") < at("/c/i/f"), "{list:?}");
 
     let case = Case { mounts: vec![resolve(&mapped, &all).expect("resolves")], ..Case::default() };
     let spec = case.json();

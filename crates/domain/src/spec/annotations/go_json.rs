@@ -260,6 +260,9 @@ pub(super) struct GoVolume {
     selinux_relabel: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<GoImageSpec>,
+    /// Ours; CRI-O does not keep it and passes over it.
+    #[serde(skip_serializing_if = "is_default")]
+    image_sub_path: String,
 }
 
 impl From<&container::Mount> for GoVolume {
@@ -281,6 +284,7 @@ impl From<&container::Mount> for GoVolume {
                 user_specified_image: image.user_specified_image.clone(),
                 runtime_handler: image.runtime_handler.clone(),
             }),
+            image_sub_path: from.image_sub_path.clone(),
         }
     }
 }
@@ -306,6 +310,7 @@ impl TryFrom<GoVolume> for container::Mount {
                 user_specified_image: image.user_specified_image,
                 runtime_handler: image.runtime_handler,
             }),
+            image_sub_path: from.image_sub_path,
             ..Self::default()
         })
     }

@@ -1,0 +1,269 @@
+//! Volumes that are images: found before anything is made, mounted while the container is.
+//!
+//! The store mounts an image read-only and remembers which container holds it; a path inside is opened beneath that mount
+//! and bound beside the bundle. Both go with the container's record, whoever removes it. Source: CRI `Mount.image`.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::container::{ContainerConfig, ImageSpec, Mount};
+use domain::id::{ContainerId, ImageId};
+use domain::spec::{HandlerFacts, MountKind, ResolvedMount, SpecError, resolve_image_mount};
+use durable::beneath::{Links, Root};
+use rustix::fs::{CWD, FileType, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use thiserror::Error;
+
+use crate::blocking;
+use crate::image::ImagesError;
+use crate::node::Node;
+
+/// Why a volume that is an image cannot be had.
+#[derive(Debug, Error)]
+pub enum ImageVolumeError {
+    /// It could not be looked for.
+    #[error(transparent)]
+    Find(#[from] ImagesError),
+    /// It is not here. Nothing is pulled.
+    #[error("image {image:?} does not exist locally")]
+    Absent {
+        /// As asked.
+        image: String,
+    },
+    /// The store does not mount it.
+    #[error("image volume {image:?}")]
+    Mount {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What failed.
+        source: image_store::MountImageError,
+    },
+    /// It has no such path.
+    #[error("sub path {sub_path:?} does not exist in image volume {image:?}")]
+    NoSubPath {
+        /// As asked.
+        image: String,
+        /// As asked.
+        sub_path: String,
+    },
+    /// A device, a fifo or a socket is nothing to mount.
+    #[error("sub path {sub_path:?} of image volume {image:?} is neither a file nor a directory")]
+    SubPathKind {
+        /// As asked.
+        image: String,
+        /// As asked.
+        sub_path: String,
+    },
+    /// It could not be opened or bound.
+    #[error("{action} sub path {sub_path:?} of image volume {image:?}")]
+    SubPath {
+        /// What was tried.
+        action: &'static str,
+        /// As asked.
+        image: String,
+        /// As asked.
+        sub_path: String,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The empty directory below every image volume.
+    #[error("{action} {path}")]
+    Below {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// What lies in it would appear in every image volume.
+    #[error("image volumes path {path} is not empty")]
+    BelowNotEmpty {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The mount contradicts itself, or asks for what the handler cannot do.
+    #[error("image volume on {path:?}")]
+    Invalid {
+        /// The container path.
+        path: String,
+        #[source]
+        /// What is wrong.
+        source: SpecError,
+    },
+}
+
+impl ImageVolumeError {
+    /// Whether the pod's author has to change something.
+    #[must_use]
+    pub fn is_of_request(&self) -> bool {
+        match self {
+            Self::NoSubPath { .. } | Self::SubPathKind { .. } | Self::Invalid { .. } => true,
+            Self::Find(_)
+            | Self::Absent { .. }
+            | Self::Mount { .. }
+            | Self::SubPath { .. }
+            | Self::Below { .. }
+            | Self::BelowNotEmpty { .. } => false,
+        }
+    }
+}
+
+/// A volume whose image is here.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageVolume {
+    /// The name it was asked by.
+    asked: String,
+    image: ImageId,
+    /// As recorded: the image by its id, the host path where it will be.
+    mount: Mount,
+    /// Where the sub path is bound, if there is one.
+    place: Option<PathBuf>,
+}
+
+fn is_image(mount: &Mount) -> bool {
+    mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
+}
+
+/// Whether a container has the image, by id, as a volume.
+pub(crate) fn has_volume(config: &ContainerConfig, image: &str) -> bool {
+    config.mounts.iter().any(|mount| mount.image.as_ref().is_some_and(|own| own.image == image))
+}
+
+impl Node {
+    /// Finds the images of a request's volumes, and writes into the request what will be recorded of them.
+    pub(crate) async fn plan_volumes(
+        &self,
+        container: &ContainerId,
+        config: &mut ContainerConfig,
+    ) -> Result<Vec<ImageVolume>, ImageVolumeError> {
+        let mut volumes = Vec::new();
+        for mount in config.mounts.iter_mut().filter(|mount| is_image(mount)) {
+            let asked = mount.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+            let found = self.find_image(&asked).await?;
+            let (image, _) = found.ok_or_else(|| ImageVolumeError::Absent { image: asked.clone() })?;
+            let (store, id) = (Arc::clone(&self.store), image.id.clone());
+            let point = blocking::run("find image mount", move || store.image_mount_point(&id)).await;
+            let point = point.map_err(|source| ImageVolumeError::Mount { image: asked.clone(), source })?;
+            // Named by number: the path is the image's to choose.
+            let place = (!mount.image_sub_path.is_empty())
+                .then(|| self.store.container_run_dir(container).join(format!("subpath{}", volumes.len())));
+            mount.host_path = place.as_deref().unwrap_or(&point).display().to_string();
+            mount.image = Some(ImageSpec { image: image.id.to_string(), ..ImageSpec::default() });
+            volumes.push(ImageVolume { asked, image: image.id, mount: mount.clone(), place });
+        }
+        Ok(volumes)
+    }
+
+    /// Mounts the images of a container whose record exists. Blocking.
+    pub(crate) fn mount_volumes(
+        &self,
+        container: &ContainerId,
+        volumes: &[ImageVolume],
+        handler: &HandlerFacts,
+    ) -> Result<Vec<ResolvedMount>, ImageVolumeError> {
+        if volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let below = self.empty_directory()?;
+        volumes.iter().map(|volume| self.mount_volume(container, volume, &below, handler)).collect()
+    }
+
+    fn mount_volume(
+        &self,
+        container: &ContainerId,
+        volume: &ImageVolume,
+        below: &Path,
+        handler: &HandlerFacts,
+    ) -> Result<ResolvedMount, ImageVolumeError> {
+        let mounted = self
+            .store
+            .mount_image(&volume.image, container)
+            .map_err(|source| ImageVolumeError::Mount { image: volume.asked.clone(), source })?;
+        let over = || MountKind::Image { below: below.display().to_string() };
+        let (source, kind) = match &volume.place {
+            None => (mounted, over()),
+            Some(place) => match volume.bind_sub_path(&mounted, place)? {
+                FileType::Directory => (place.clone(), over()),
+                _ => (place.clone(), MountKind::Bind),
+            },
+        };
+        let (source, destination) = (source.display().to_string(), volume.mount.container_path.clone());
+        resolve_image_mount(&volume.mount, source, kind, destination, handler)
+            .map_err(|source| ImageVolumeError::Invalid { path: volume.mount.container_path.clone(), source })
+    }
+
+    /// The directory overlay gets as its second one. It must stay empty: its content would appear in every volume.
+    fn empty_directory(&self) -> Result<PathBuf, ImageVolumeError> {
+        let exits = &self.config.runtime.container_exits_dir;
+        let path = exits.parent().unwrap_or(Path::new("/")).join("image-volumes");
+        let failed = |action| {
+            let path = path.clone();
+            move |source| ImageVolumeError::Below { action, path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("create"))?;
+        if fs::read_dir(&path).map_err(failed("read"))?.next().is_some() {
+            return Err(ImageVolumeError::BelowNotEmpty { path });
+        }
+        Ok(path)
+    }
+}
+
+impl ImageVolume {
+    /// Opens the sub path as if the image were the root of everything, and binds what was opened; tells what it is.
+    fn bind_sub_path(&self, mounted: &Path, place: &Path) -> Result<FileType, ImageVolumeError> {
+        let (image, sub_path) = (&self.asked, &self.mount.image_sub_path);
+        let failed = |action| {
+            move |source| ImageVolumeError::SubPath { action, image: image.clone(), sub_path: sub_path.clone(), source }
+        };
+        let opened = Root::open(mounted)
+            .and_then(|root| root.open_beneath(Path::new(sub_path), OFlags::PATH, 0, Links::InRoot))
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                    ImageVolumeError::NoSubPath { image: image.clone(), sub_path: sub_path.clone() }
+                }
+                _ => failed("open")(source),
+            })?;
+        let stat = rustix::fs::fstat(&opened).map_err(io::Error::from).map_err(failed("look at"))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::Directory => fs::create_dir(place),
+            FileType::RegularFile => File::options().write(true).create_new(true).mode(0o600).open(place).map(drop),
+            _ => {
+                return Err(ImageVolumeError::SubPathKind { image: image.clone(), sub_path: sub_path.clone() });
+            }
+        }
+        .map_err(failed("make a place for"))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&opened, "", flags)
+            .and_then(|tree| move_mount(tree.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH))
+            .map_err(io::Error::from)
+            .map_err(failed("bind"))?;
+        Ok(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_known_by_the_id_of_its_image() {
+        let of = |image: Option<&str>| Mount {
+            image: image.map(|image| ImageSpec { image: image.to_owned(), ..ImageSpec::default() }),
+            ..Mount::default()
+        };
+        let config = ContainerConfig { mounts: vec![of(None), of(Some("abc"))], ..ContainerConfig::default() };
+        for (image, expected) in [("abc", true), ("ab", false), ("", false)] {
+            assert_eq!(has_volume(&config, image), expected, "{image}");
+        }
+        assert!(!is_image(&of(Some(""))) && !is_image(&of(None)) && is_image(&of(Some("a"))));
+    }
+}
