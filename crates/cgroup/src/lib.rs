@@ -8,12 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod dbus;
+mod details;
 mod layout;
 mod processes;
+mod reader;
 mod stats;
 pub mod systemd;
 mod tree;
 
+pub use details::{CpuDetails, Details, DiskCount, DiskUnit, HugepageUse, Members, MemoryDetails, Wanted, page_sizes};
 pub use layout::{DetectError, Hierarchy, Layout};
 pub use processes::{KillError, ProcessesError};
 pub use stats::{CgroupStats, CpuStats, MemoryStats, Pressure, Stall, StatsError, SwapStats, fuzz_stats};

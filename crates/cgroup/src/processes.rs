@@ -59,7 +59,7 @@ pub enum KillError {
     },
 }
 
-fn pids_of(directory: &Path, into: &mut BTreeSet<i32>) -> Result<(), ProcessesError> {
+pub(crate) fn pids_of(directory: &Path, into: &mut BTreeSet<i32>) -> Result<(), ProcessesError> {
     let path = directory.join("cgroup.procs");
     match read(&path) {
         // A process outside our pid namespace shows as 0; there is none to name.

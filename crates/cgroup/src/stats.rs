@@ -5,20 +5,17 @@
 //! `memory.current`, `memory.max`, `memory.swap.current`, `memory.swap.max`, `pids.current` and three `*.pressure`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use domain::spec::CgroupVersion;
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::details::{self, Details, MemoryDetails, Wanted, parse_cpu_v2, parse_memory_v1, parse_memory_v2};
 use crate::layout::Layout;
-use crate::tree::{PathError, check_path};
+use crate::processes::ProcessesError;
+use crate::reader::{Directory, Reader};
+use crate::tree::{PathError, RemoveError, check_path};
 
-/// Most bytes of one file: `memory.stat` has some 2 KiB, and grows with kernels, not with what runs.
-const FILE_MAX_BYTES: usize = 64 << 10;
-/// What one read(2) asks for; kernfs hands out a page at a time.
-const READ_BYTES: usize = 4096;
 /// Within a container's scope; crun(1), `run.oci.systemd.subgroup`.
 const CRUN_SUBGROUP: &str = "container";
 /// v1 says "unlimited" as the largest multiple of the page size in an i64; pages are 64 KiB at the most.
@@ -38,6 +35,20 @@ pub enum StatsError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// What is below it.
+    #[error("list the cgroups below it")]
+    Walk {
+        /// Why.
+        #[source]
+        source: RemoveError,
+    },
+    /// Who is in it.
+    #[error("list its processes")]
+    Members {
+        /// Why.
+        #[source]
+        source: ProcessesError,
     },
 }
 
@@ -185,48 +196,74 @@ impl Layout {
         self.stats_with(path, Some(CRUN_SUBGROUP))
     }
 
+    /// Statistics of a container's cgroup and what else is wanted, of one moment and no file twice.
+    pub fn container_details(&self, path: &str, wanted: &Wanted) -> Result<(CgroupStats, Details), StatsError> {
+        self.read(path, Some(CRUN_SUBGROUP), Some(wanted))
+    }
+
     fn stats_with(&self, path: &str, limits: Option<&str>) -> Result<CgroupStats, StatsError> {
+        Ok(self.read(path, limits, None)?.0)
+    }
+
+    fn read(
+        &self,
+        path: &str,
+        limits: Option<&str>,
+        wanted: Option<&Wanted>,
+    ) -> Result<(CgroupStats, Details), StatsError> {
         check_path(path)?;
         let mut reader = Reader::default();
-        match self.version() {
-            CgroupVersion::V1 => self.stats_v1(path, &mut reader),
-            CgroupVersion::V2 => match self.directory("", path) {
-                Some(directory) => stats_v2(&directory, limits, &mut reader),
-                None => Ok(CgroupStats::default()),
+        match (self.version(), wanted) {
+            (CgroupVersion::V1, wanted) => {
+                let (stats, memory) = self.stats_v1(path, wanted, &mut reader)?;
+                let details = wanted.map(|wanted| details::read_v1(self, path, wanted, &mut reader, memory));
+                Ok((stats, details.transpose()?.unwrap_or_default()))
+            }
+            (CgroupVersion::V2, wanted) => match self.directory("", path) {
+                Some(path) => read_v2(&Directory::open(path)?, limits, wanted, &mut reader),
+                None => Ok((CgroupStats::default(), Details::default())),
             },
         }
     }
 
-    fn stats_v1(&self, path: &str, reader: &mut Reader) -> Result<CgroupStats, StatsError> {
-        let mut stats = CgroupStats::default();
-        if let Some(directory) = self.directory("cpuacct", path) {
-            let usage = reader.number(&directory.join("cpuacct.usage"))?;
+    fn stats_v1(
+        &self,
+        path: &str,
+        wanted: Option<&Wanted>,
+        reader: &mut Reader,
+    ) -> Result<(CgroupStats, Option<MemoryDetails>), StatsError> {
+        let open = |controller| self.directory(controller, path).map(Directory::open).transpose();
+        let (mut stats, mut memory) = (CgroupStats::default(), None);
+        if let Some(directory) = open("cpuacct")? {
+            let usage = reader.number(&directory, "cpuacct.usage")?;
             stats.cpu = usage.map(|usage_nanos| CpuStats { usage_nanos, pressure: None });
         }
-        if let Some(directory) = self.directory("memory", path) {
-            stats.memory = memory_v1(&directory, reader)?;
+        if let Some(directory) = open("memory")? {
+            (stats.memory, memory) = memory_v1(&directory, wanted, reader)?;
         }
-        if let Some(directory) = self.directory("pids", path) {
-            stats.process_count = reader.number(&directory.join("pids.current"))?;
+        if let Some(directory) = open("pids")? {
+            stats.process_count = reader.number(&directory, "pids.current")?;
         }
-        Ok(stats)
+        Ok((stats, memory))
     }
 }
 
-fn memory_v1(directory: &Path, reader: &mut Reader) -> Result<Option<MemoryStats>, StatsError> {
-    let Some(text) = reader.read(&directory.join("memory.stat"))? else { return Ok(None) };
-    let found = parse_memory_stat_v1(text);
-    let Some(usage_bytes) = reader.number(&directory.join("memory.usage_in_bytes"))? else { return Ok(None) };
+fn memory_v1(
+    directory: &Directory,
+    wanted: Option<&Wanted>,
+    reader: &mut Reader,
+) -> Result<(Option<MemoryStats>, Option<MemoryDetails>), StatsError> {
+    let Some(text) = reader.read(directory, "memory.stat")? else { return Ok((None, None)) };
+    let (found, details) = (parse_memory_stat_v1(text), wanted.map(|_| parse_memory_v1(text)));
+    let Some(usage_bytes) = reader.number(directory, "memory.usage_in_bytes")? else { return Ok((None, None)) };
     // The smallest limit above and here: where there is none, none is here, and a file is saved.
-    let limit_bytes = match found.limit {
-        Some(_) => reader.limit_v1(&directory.join("memory.limit_in_bytes"))?,
-        None => None,
+    let mut limit = |above: Option<u64>, name| match above {
+        Some(_) => Ok(reader.number(directory, name)?.filter(|limit| *limit < V1_UNLIMITED)),
+        None => Ok::<_, StatsError>(None),
     };
-    let with_swap_limit = match found.with_swap_limit {
-        Some(_) => reader.limit_v1(&directory.join("memory.memsw.limit_in_bytes"))?,
-        None => None,
-    };
-    Ok(Some(MemoryStats {
+    let limit_bytes = limit(found.limit, "memory.limit_in_bytes")?;
+    let with_swap_limit = limit(found.with_swap_limit, "memory.memsw.limit_in_bytes")?;
+    let memory = MemoryStats {
         usage_bytes,
         rss_bytes: found.rss,
         inactive_file_bytes: found.inactive_file,
@@ -238,100 +275,68 @@ fn memory_v1(directory: &Path, reader: &mut Reader) -> Result<Option<MemoryStats
             limit_bytes: with_swap_limit.zip(limit_bytes).map(|(both, memory)| both.saturating_sub(memory)),
         }),
         pressure: None,
-    }))
+    };
+    Ok((Some(memory), details))
 }
 
-fn stats_v2(directory: &Path, subgroup: Option<&str>, reader: &mut Reader) -> Result<CgroupStats, StatsError> {
-    let cpu_pressure = reader.pressure(&directory.join("cpu.pressure"))?;
-    let cpu = reader.read(&directory.join("cpu.stat"))?.and_then(parse_cpu_stat_v2);
-    let memory = match reader.number(&directory.join("memory.current"))? {
-        None => None,
-        Some(usage_bytes) => {
-            let found = reader.read(&directory.join("memory.stat"))?.map(parse_memory_stat_v2).unwrap_or_default();
-            let swap = match reader.number(&directory.join("memory.swap.current"))? {
-                None => None,
-                Some(usage_bytes) => {
-                    let limit_bytes = reader.limit_v2(directory, subgroup, "memory.swap.max")?;
-                    Some(SwapStats { usage_bytes, limit_bytes })
-                }
-            };
-            Some(MemoryStats {
-                usage_bytes,
-                rss_bytes: found.anon,
-                inactive_file_bytes: found.inactive_file,
-                limit_bytes: reader.limit_v2(directory, subgroup, "memory.max")?,
-                page_faults: found.page_faults,
-                major_page_faults: found.major_page_faults,
-                swap,
-                pressure: reader.pressure(&directory.join("memory.pressure"))?,
-            })
-        }
-    };
-    Ok(CgroupStats {
+fn read_v2(
+    directory: &Directory,
+    subgroup: Option<&str>,
+    wanted: Option<&Wanted>,
+    reader: &mut Reader,
+) -> Result<(CgroupStats, Details), StatsError> {
+    if !directory.exists() {
+        return Ok((CgroupStats::default(), Details::default()));
+    }
+    let within = subgroup.map(|name| Directory::open(directory.path().join(name))).transpose()?;
+    let within = within.as_ref().filter(|within| within.exists());
+    let cpu_pressure = reader.pressure(directory, "cpu.pressure")?;
+    let cpu =
+        reader.read(directory, "cpu.stat")?.map(|text| (parse_cpu_stat_v2(text), wanted.map(|_| parse_cpu_v2(text))));
+    let (cpu, cpu_details) = cpu.unwrap_or_default();
+    let (mut memory, mut memory_details) = (None, None);
+    if let Some(usage_bytes) = reader.number(directory, "memory.current")? {
+        let text = reader.read(directory, "memory.stat")?;
+        memory_details = wanted.and(text).map(parse_memory_v2);
+        let found = text.map(parse_memory_stat_v2).unwrap_or_default();
+        let swap = match reader.number(directory, "memory.swap.current")? {
+            None => None,
+            Some(usage_bytes) => {
+                let limit_bytes = reader.limit(directory, within, "memory.swap.max")?;
+                Some(SwapStats { usage_bytes, limit_bytes })
+            }
+        };
+        memory = Some(MemoryStats {
+            usage_bytes,
+            rss_bytes: found.anon,
+            inactive_file_bytes: found.inactive_file,
+            limit_bytes: reader.limit(directory, within, "memory.max")?,
+            page_faults: found.page_faults,
+            major_page_faults: found.major_page_faults,
+            swap,
+            pressure: reader.pressure(directory, "memory.pressure")?,
+        });
+    }
+    let stats = CgroupStats {
         cpu: cpu.map(|usage_nanos| CpuStats { usage_nanos, pressure: cpu_pressure }),
         memory,
-        process_count: reader.number(&directory.join("pids.current"))?,
-        io_pressure: reader.pressure(&directory.join("io.pressure"))?,
-    })
-}
-
-/// Reads small files into one buffer.
-#[derive(Default)]
-struct Reader {
-    buffer: Vec<u8>,
-}
-
-impl Reader {
-    /// The whole of a file; `None` when it is not there, or pressure is not accounted (EOPNOTSUPP).
-    fn read(&mut self, path: &Path) -> Result<Option<&str>, StatsError> {
-        match self.fill(path) {
-            Ok(()) => Ok(std::str::from_utf8(&self.buffer).ok()),
-            Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(StatsError::Read { path: path.to_owned(), source: errno.into() }),
-        }
-    }
-
-    fn fill(&mut self, path: &Path) -> Result<(), Errno> {
-        let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        self.buffer.clear();
-        while self.buffer.len() < FILE_MAX_BYTES {
-            self.buffer.reserve(READ_BYTES);
-            match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut self.buffer)) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(())
-    }
-
-    fn number(&mut self, path: &Path) -> Result<Option<u64>, StatsError> {
-        Ok(self.read(path)?.and_then(parse_number))
-    }
-
-    fn limit_v1(&mut self, path: &Path) -> Result<Option<u64>, StatsError> {
-        Ok(self.number(path)?.filter(|limit| *limit < V1_UNLIMITED))
-    }
-
-    fn limit_v2(&mut self, directory: &Path, subgroup: Option<&str>, file: &str) -> Result<Option<u64>, StatsError> {
-        match (self.number(&directory.join(file))?, subgroup) {
-            (None, Some(subgroup)) => self.number(&directory.join(subgroup).join(file)),
-            (limit, _) => Ok(limit),
-        }
-    }
-
-    fn pressure(&mut self, path: &Path) -> Result<Option<Pressure>, StatsError> {
-        Ok(self.read(path)?.and_then(parse_pressure))
-    }
+        process_count: reader.number(directory, "pids.current")?,
+        io_pressure: reader.pressure(directory, "io.pressure")?,
+    };
+    let details = match wanted {
+        Some(wanted) => details::read_v2(directory, within, wanted, reader, (cpu_details, memory_details))?,
+        None => Details::default(),
+    };
+    Ok((stats, details))
 }
 
 /// A file of one number; `max` and anything else is none.
-fn parse_number(text: &str) -> Option<u64> {
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
 /// Lines of a name, a blank and a number.
-fn fields(text: &str) -> impl Iterator<Item = (&str, u64)> {
+pub(crate) fn fields(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
         let (name, value) = line.split_once(' ')?;
         Some((name, value.trim().parse().ok()?))
@@ -397,7 +402,7 @@ fn parse_cpu_stat_v2(text: &str) -> Option<u64> {
 }
 
 /// A `*.pressure` file; `None` when it has no line of either kind.
-fn parse_pressure(text: &str) -> Option<Pressure> {
+pub(crate) fn parse_pressure(text: &str) -> Option<Pressure> {
     let mut pressure = None;
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
@@ -431,6 +436,7 @@ fn parse_stall<'a>(words: impl Iterator<Item = &'a str>) -> Stall {
 pub fn fuzz_stats(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = parse_number(text);
+    details::fuzz(text);
     let v1 = parse_memory_stat_v1(text);
     assert!(v1.limit.is_none_or(|limit| limit < V1_UNLIMITED), "unlimited is no limit");
     let _ = parse_memory_stat_v2(text);
@@ -449,6 +455,7 @@ pub fn fuzz_stats(bytes: &[u8]) {
 mod tests {
     use std::fs;
     use std::io::Write as _;
+    use std::path::Path;
 
     use super::*;
 

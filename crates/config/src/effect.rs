@@ -45,9 +45,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.tracing.*",
     "crio.nri.*",
     "crio.nri.default_validator.*",
-    "crio.stats.stats_collection_period",
-    "crio.stats.collection_period",
-    "crio.stats.included_pod_metrics",
 ];
 
 /// Keys of runtime handlers.

@@ -12,9 +12,10 @@ use tonic::{Request, Response, Status};
 use crate::refusal::unimplemented;
 use crate::{
     attach, chunked, container_stats, container_status, create_container, deadline, exec, exec_sync,
-    get_container_events, list_container_stats, list_containers, list_pod_sandbox, list_pod_sandbox_stats,
-    pod_sandbox_stats, pod_sandbox_status, port_forward, remove_container, remove_pod_sandbox, reopen_container_log,
-    run_pod_sandbox, start_container, status, stop_container, stop_pod_sandbox, update_container_resources,
+    get_container_events, list_container_stats, list_containers, list_metric_descriptors, list_pod_sandbox,
+    list_pod_sandbox_metrics, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, port_forward,
+    remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, start_container, status,
+    stop_container, stop_pod_sandbox, update_container_resources,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -252,14 +253,16 @@ impl RuntimeService for RuntimeApi {
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        unimplemented("ListMetricDescriptors")
+        let descriptors = list_metric_descriptors::list(&self.statistics);
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        unimplemented("ListPodSandboxMetrics")
+        let pod_metrics = list_pod_sandbox_metrics::list(&self.statistics).await;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Stream<v1::StreamPodSandboxMetricsResponse>;
@@ -268,6 +271,8 @@ impl RuntimeService for RuntimeApi {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        unimplemented("StreamPodSandboxMetrics")
+        let metrics = list_pod_sandbox_metrics::list(&self.statistics).await;
+        let message = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(chunked(metrics, message)))
     }
 }

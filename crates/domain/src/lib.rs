@@ -11,6 +11,7 @@ pub mod container;
 pub mod digest;
 pub mod id;
 pub mod image;
+pub mod metrics;
 pub mod name;
 pub mod resources;
 pub mod sandbox;

@@ -46,3 +46,4 @@ pub use types::{
     BigData, Compression, Container, ExpectedLayer, Image, Layer, LayerContents, MANIFEST_KEY, NewContainer, NewImage,
     StageOptions, StoreUsage, Usage, Volatile,
 };
+pub use usage::LayerPlace;

@@ -168,7 +168,7 @@ pub struct Container {
 /// What part of a file system something takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Allocated bytes (blocks, not lengths); a file with several names counts once.
+    /// Lengths of files and directories; a file with several names counts once. Source: CRI-O.
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use domain::id::{ContainerId, LayerId};
 use jiff::Timestamp;
@@ -24,25 +24,42 @@ impl Store {
     /// That is what CRI-O walks; with a few files an image it can be asked for often.
     pub fn usage(&self) -> Result<StoreUsage, UsageError> {
         let mountpoint = self.images_dir();
-        let images = walk(&mountpoint).map_err(UsageError::Path)?;
+        let images = walk(&mountpoint, u64::MAX).map_err(UsageError::Path)?;
         Ok(StoreUsage { mountpoint, images, at: Timestamp::now() })
     }
 
-    /// What a container has written: its read-write layer.
-    pub fn layer_usage(&self, container: &ContainerId) -> Result<Usage, UsageError> {
+    /// Where a container's read-write layer is.
+    pub fn layer_place(&self, container: &ContainerId) -> Result<LayerPlace, UsageError> {
         let layer = {
             let containers = self.containers.read().map_err(UsageError::Records)?;
             containers.find(container.as_str()).map(|row| row.layer.clone())
         };
         let layer = layer.and_then(|layer| LayerId::parse(&layer).ok());
         let layer = layer.ok_or_else(|| UsageError::NoContainer { container: container.clone() })?;
-        walk(&self.overlay.diff(layer.as_str())).map_err(UsageError::Path)
+        Ok(LayerPlace { diff: self.overlay.diff(layer.as_str()), merged: self.overlay.merged(layer.as_str()) })
+    }
+}
+
+/// A container's read-write layer; stays where it is for as long as there is the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerPlace {
+    diff: PathBuf,
+    /// Where its root is mounted, if it is.
+    pub merged: PathBuf,
+}
+
+impl LayerPlace {
+    /// What the container has written; `None` if that is more files than `files_max`.
+    pub fn usage(&self, files_max: Option<u64>) -> Result<Option<Usage>, UsageError> {
+        let files_max = files_max.unwrap_or(u64::MAX);
+        let usage = walk(&self.diff, files_max).map_err(UsageError::Path)?;
+        Ok(Some(usage).filter(|usage| usage.inodes <= files_max))
     }
 }
 
 /// Lengths and number of everything beneath `path`, itself included; links are not followed, other file systems not
-/// entered, and what disappears meanwhile is not counted.
-fn walk(path: &Path) -> Result<Usage, PathError> {
+/// entered, and what disappears meanwhile is not counted. Ends early once there are more than `files_max`.
+fn walk(path: &Path, files_max: u64) -> Result<Usage, PathError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(PathError::new("open", path))?;
     let stat = rustix::fs::fstat(&directory).map_err(PathError::new("look at", path))?;
@@ -50,6 +67,7 @@ fn walk(path: &Path) -> Result<Usage, PathError> {
         device: stat.st_dev,
         // Lengths are never negative.
         usage: Usage { bytes: u64::try_from(stat.st_size).unwrap_or(0), inodes: 1 },
+        files_max,
         seen: HashSet::new(),
     };
     walk.directory(&directory, 0).map_err(PathError::new("walk", path))?;
@@ -59,6 +77,7 @@ fn walk(path: &Path) -> Result<Usage, PathError> {
 struct Walk {
     device: u64,
     usage: Usage,
+    files_max: u64,
     /// Files with several names, counted once.
     seen: HashSet<u64>,
 }
@@ -69,6 +88,9 @@ impl Walk {
             return Ok(());
         }
         for entry in Dir::read_from(directory)? {
+            if self.usage.inodes > self.files_max {
+                return Ok(());
+            }
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {

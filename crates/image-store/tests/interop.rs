@@ -191,7 +191,7 @@ fn what_an_old_podman_takes_away_is_mounted_again() {
     let merged = store.mount(&container_id(1)).unwrap();
     assert_eq!(common::read(&merged.join("written")), "kept");
     assert_eq!(
-        store.layer_usage(&container_id(1)).unwrap(),
+        store.layer_place(&container_id(1)).unwrap().usage(None).unwrap().unwrap(),
         image_store::Usage { bytes: store_diff_bytes(&roots, &store), inodes: 2 }
     );
     // Another store on the same directories, as after a restart, finds it mounted and recorded.

@@ -72,8 +72,8 @@ pub use run_sandbox::RunSandboxError;
 pub use sandbox::Sandbox;
 pub use start_container::StartContainerError;
 pub use stats::{
-    CgroupStats, ContainerStats, Interface, NetworkStats, Pressure, SandboxStats, Stall, Statistics, Usage,
-    WritableLayer, fuzz_interfaces,
+    CgroupStats, ContainerMetrics, ContainerStats, Interface, NetworkStats, Pressure, SandboxMetrics, SandboxStats,
+    Stall, Statistics, Usage, WritableLayer, fuzz_interfaces,
 };
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;

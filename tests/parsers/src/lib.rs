@@ -77,6 +77,8 @@ targets! {
     terminal_sizes, PURE, streaming::fuzz_sizes;
     apparmor_profiles, PURE, confinement::apparmor::fuzz_profiles;
     shim_answers, PURE, shim_client::fuzz_answers;
+    cgroup_files, PURE, cgroup::fuzz_stats;
+    interfaces, PURE, lifecycle::fuzz_interfaces;
     runtime_features, PURE, |bytes| _ = runtime_client::features::parse_features(bytes);
     runtime_spec, PURE, state_store::spec::fuzz_spec;
     process_state, PURE, confinement::seccomp::fuzz_process_state;
