@@ -8,6 +8,7 @@
 
 pub mod apparmor;
 pub mod container;
+pub mod cpus;
 pub mod digest;
 pub mod id;
 pub mod image;

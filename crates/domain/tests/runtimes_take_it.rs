@@ -16,9 +16,9 @@ use domain::sandbox::SandboxConfig;
 use domain::security::{NamespaceMode, NamespaceOptions};
 use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
-    CapabilitySet, CgroupManagerKind, CgroupPlacement, CgroupVersion, ContainerInputs, Edits, GeneratedFiles,
-    HandlerFacts, InfraInputs, MountAccess, NamespacePaths, NodeFacts, ResolvedMount, SelinuxLabels, SpecDefaults,
-    container_spec, infra_spec,
+    CapabilitySet, CgroupManagerKind, CgroupPlacement, CgroupVersion, ContainerInputs, CpuInputs, Edits,
+    GeneratedFiles, HandlerFacts, InfraInputs, MountAccess, NamespacePaths, NodeFacts, ResolvedMount, SelinuxLabels,
+    SpecDefaults, container_spec, infra_spec,
 };
 use domain::time::Timestamp;
 use domain::user::{UserRequest, resolve_user};
@@ -280,6 +280,7 @@ fn containers_are_what_was_asked() {
             devices: &[],
             edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
+            cpus: CpuInputs::default(),
             seccomp: None,
             apparmor: None,
             selinux: &SelinuxLabels::default(),
@@ -345,6 +346,7 @@ fn privileged_containers_start_with_what_the_machine_has() {
             devices: &[],
             edits: &Edits::default(),
             pod_annotations: &BTreeMap::new(),
+            cpus: CpuInputs::default(),
             seccomp: None,
             apparmor: None,
             selinux: &SelinuxLabels::default(),

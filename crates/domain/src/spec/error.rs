@@ -81,6 +81,20 @@ pub enum SpecError {
         /// As given.
         value: String,
     },
+    /// An annotation that takes effect and says nothing that is understood.
+    #[error("annotation {key:?}: {reason}")]
+    BadAnnotation {
+        /// The annotation.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// `cpu-shared.crio.io`.
+    #[error("shared CPUs are requested and cannot be given: {reason}")]
+    SharedCpus {
+        /// Why not.
+        reason: &'static str,
+    },
     /// `rlimit` names and values.
     #[error("ulimit {name:?} is not known")]
     UnknownUlimit {

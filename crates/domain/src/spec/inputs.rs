@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use super::{CapabilitySet, CgroupManagerKind, Edits, Inheritable};
+use super::{CapabilitySet, CgroupManagerKind, Edits, ExecCpu, Inheritable, Tuning, Workload};
 use crate::apparmor::ApparmorName;
 use crate::container::{ContainerConfig, Propagation};
+use crate::cpus::CpuSet;
 use crate::id::{ContainerId, SandboxId};
 use crate::image::ImageConfig;
 use crate::sandbox::SandboxConfig;
@@ -43,6 +44,8 @@ pub struct NodeFacts {
     pub has_systemd_hierarchy: bool,
     /// Existing `/sys/devices/system/cpu/cpu*/thermal_throttle` directories, which are masked with the rest.
     pub thermal_throttle_paths: Vec<String>,
+    /// The threads of a CPU's core, itself included; CPUs that are not in here have a core each.
+    pub thread_siblings: BTreeMap<u32, CpuSet>,
     /// Device nodes below `/dev` for privileged containers, without pts, shm, fd, mqueue and `.lxc`.
     pub host_devices: Vec<HostDevice>,
 }
@@ -58,6 +61,7 @@ impl Default for NodeFacts {
             has_pids_controller: true,
             has_systemd_hierarchy: false,
             thermal_throttle_paths: vec![],
+            thread_siblings: BTreeMap::new(),
             host_devices: vec![],
         }
     }
@@ -245,6 +249,21 @@ pub struct CgroupPlacement {
     pub parent: String,
 }
 
+/// What decides about a container's CPUs beside its request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuInputs<'a> {
+    /// The workload of its pod.
+    pub workload: Option<&'a Workload>,
+    /// What its pod's annotations ask for; without effect for containers that have no whole CPUs.
+    pub tuning: Option<&'a Tuning>,
+    /// `shared_cpuset`; empty for none.
+    pub shared: &'a str,
+    /// `exec_cpu_affinity` of the handler.
+    pub exec: ExecCpu,
+    /// `min_injected_gomaxprocs`; 0 injects none.
+    pub gomaxprocs_floor: u64,
+}
+
 /// Everything [`super::container_spec`] is made from.
 #[derive(Debug, Clone)]
 pub struct ContainerInputs<'a> {
@@ -285,6 +304,8 @@ pub struct ContainerInputs<'a> {
     /// Pod annotations that change the spec and are allowed for the handler (section 10 of the reference: `umask`,
     /// `cgroup2-mount-hierarchy-rw`, `unified-cgroup`), by their new names.
     pub pod_annotations: &'a BTreeMap<String, String>,
+    /// CPUs.
+    pub cpus: CpuInputs<'a>,
     /// The filter that the request's choice comes down to; absent for none.
     pub seccomp: Option<&'a LinuxSeccomp>,
     /// The profile that the request's choice comes down to, known to be loaded; absent for none.

@@ -17,6 +17,9 @@ mod mounts;
 mod process;
 mod resources;
 mod sysctl;
+mod tuning;
+mod unit_property;
+mod workload;
 
 use std::collections::BTreeMap;
 
@@ -27,13 +30,17 @@ pub use cgroup_path::{CgroupManagerKind, CgroupParent, CgroupPathError, slice_pa
 pub use edits::{EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, HookStage};
 pub use error::{Clamp, SpecError};
 pub use inputs::{
-    CgroupPlacement, CgroupVersion, ContainerInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice, InfraInputs,
-    MountAccess, MountKind, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels, SpecDefaults,
-    Ulimit,
+    CgroupPlacement, CgroupVersion, ContainerInputs, CpuInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice,
+    InfraInputs, MountAccess, MountKind, NamespacePaths, NodeFacts, ResolvedDevice, ResolvedMount, SelinuxLabels,
+    SpecDefaults, Ulimit,
 };
 pub use mounts::{resolve_image_mount, resolve_mount};
 pub use process::{args as process_args, cwd as process_cwd, is_systemd};
+pub use resources::fuzz_unified;
 pub use sysctl::{CheckedSysctls, SkipReason, SkippedSysctl, Sysctl, SysctlNamespace, check_sysctls};
+pub use tuning::{ExecCpu, Interrupts, SHARED_ENV, Tuning, has_whole_cpus};
+pub use unit_property::{check_unit_properties, fuzz_unit_property};
+pub use workload::{Workload, WorkloadResources, fuzz_override};
 
 use crate::image::ImageConfig;
 use crate::resources::Resources;
@@ -266,6 +273,7 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
         inputs.handler,
         &mut clamped,
     )?;
+    cpus(&inputs, &mut resources, &mut process)?;
     let host_devices =
         (is_privileged && !inputs.handler.has_no_host_devices_when_privileged).then_some(node.host_devices.as_slice());
     let owner = if defaults.is_device_owner_from_security_context {
@@ -363,6 +371,20 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     let hostname = has_uts.then_some(inputs.hostname);
     let spec = spec(OCI_VERSION, process, inputs.rootfs, true, mounts, hostname, linux, inputs.annotations);
     Ok(Assembled { spec, clamped })
+}
+
+/// What workload, tuning and configuration make of a container's CPUs.
+fn cpus(inputs: &ContainerInputs<'_>, resources: &mut LinuxResources, process: &mut Process) -> Result<(), SpecError> {
+    let given = &inputs.cpus;
+    let parent = &inputs.sandbox.cgroup_parent;
+    if let Some(workload) = given.workload {
+        workload.resources_of(&inputs.config.metadata.name, &inputs.sandbox.annotations)?.write_to(resources);
+    }
+    if let Some(tuning) = given.tuning.filter(|_| has_whole_cpus(parent, resources)) {
+        tuning.write_to(resources, process, given.shared, given.exec, inputs.node)?;
+    }
+    tuning::inject_gomaxprocs(process, resources, parent, &inputs.sandbox.annotations, given.gomaxprocs_floor);
+    Ok(())
 }
 
 fn infra_cwd(image: &ImageConfig) -> Result<String, SpecError> {

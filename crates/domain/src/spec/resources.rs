@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimitBuilder, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::{CgroupVersion, Clamp, HandlerFacts, NodeFacts, SpecError};
+use crate::cpus::CpuSet;
 use crate::resources::Resources;
 
 fn unsigned(field: &'static str, value: i64) -> Result<Option<u64>, SpecError> {
@@ -17,17 +18,10 @@ fn unsigned(field: &'static str, value: i64) -> Result<Option<u64>, SpecError> {
 
 /// A list as in `0-2,7`: what the cpuset files take and nothing else.
 fn cpu_list(field: &'static str, text: &str) -> Result<Option<String>, SpecError> {
-    let is_number = |text: &str| (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_part = |part: &str| match part.split_once('-') {
-        Some((first, last)) => is_number(first) && is_number(last),
-        None => is_number(part),
-    };
-    if text.is_empty() {
-        Ok(None)
-    } else if text.len() <= 4096 && text.split(',').all(is_part) {
-        Ok(Some(text.to_owned()))
-    } else {
-        Err(SpecError::BadCpuList { field, value: text.chars().take(100).collect() })
+    match CpuSet::parse(text) {
+        Ok(set) if set.is_empty() && text.is_empty() => Ok(None),
+        Ok(set) if !set.is_empty() => Ok(Some(text.trim().to_owned())),
+        _ => Err(SpecError::BadCpuList { field, value: text.chars().take(100).collect() }),
     }
 }
 
@@ -53,6 +47,14 @@ pub(super) fn parse_unified_annotation(text: &str) -> Result<Vec<(String, String
             Ok((key.trim().to_owned(), decoded.unwrap_or_else(|| value.to_owned())))
         })
         .collect()
+}
+
+/// Fuzz entry point: any text as the value of a unified annotation.
+pub fn fuzz_unified(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for (key, value) in parse_unified_annotation(text).unwrap_or_default() {
+        assert!(!is_unified(&key, &value) || !key.contains(['/', '\n']) && !value.contains('\n'), "{key}={value}");
+    }
 }
 
 /// RFC 4648 with padding. Here because it is the only use in this crate.
@@ -246,7 +248,12 @@ mod tests {
             Resources { memory_swap_limit_bytes: 4095, ..base.clone() },
             Resources { memory_swap_limit_bytes: -2, ..base.clone() },
             Resources { cpuset_cpus: "0-".into(), ..base.clone() },
+            Resources { cpuset_cpus: "3-1".into(), ..base.clone() },
+            Resources { cpuset_cpus: " ".into(), ..base.clone() },
+            Resources { cpuset_cpus: "0,8192".into(), ..base.clone() },
             Resources { cpuset_mems: "0\n1".into(), ..base.clone() },
+            Resources { unified: [("../x.max".to_owned(), "1".to_owned())].into(), ..base.clone() },
+            Resources { unified: [("..".to_owned(), "1".to_owned())].into(), ..base.clone() },
             Resources { unified: [("memory/max".to_owned(), "1".to_owned())].into(), ..base.clone() },
             Resources { unified: [("memory.max".to_owned(), "1\n2".to_owned())].into(), ..base.clone() },
             Resources { unified: [("cgroup.procs".to_owned(), "1".to_owned())].into(), ..base.clone() },

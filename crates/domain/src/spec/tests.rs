@@ -25,6 +25,8 @@ struct Case {
     devices: Vec<ResolvedDevice>,
     edits: Edits,
     pod_annotations: BTreeMap<String, String>,
+    workload: Option<Workload>,
+    tuning: Option<Tuning>,
     seccomp: Option<LinuxSeccomp>,
     apparmor: Option<ApparmorName>,
     selinux: SelinuxLabels,
@@ -66,6 +68,8 @@ impl Default for Case {
             devices: vec![],
             edits: Edits::default(),
             pod_annotations: BTreeMap::new(),
+            workload: None,
+            tuning: None,
             seccomp: None,
             apparmor: None,
             selinux: SelinuxLabels::default(),
@@ -95,6 +99,12 @@ impl Case {
             devices: &self.devices,
             edits: &self.edits,
             pod_annotations: &self.pod_annotations,
+            cpus: CpuInputs {
+                workload: self.workload.as_ref(),
+                tuning: self.tuning.as_ref(),
+                shared: "0",
+                ..CpuInputs::default()
+            },
             seccomp: self.seccomp.as_ref(),
             apparmor: self.apparmor.as_ref(),
             selinux: &self.selinux,
@@ -557,4 +567,22 @@ fn the_infra_container_has_nothing_to_lose() {
     let (spec, _) = case.infra();
     assert_eq!(pid_of(&spec), None);
     assert_eq!(mount_options(&spec, "/sys"), "nosuid,noexec,nodev,ro,rbind");
+}
+
+#[test]
+fn a_workload_goes_over_the_request_and_tuning_over_both() {
+    let mut case = Case::default();
+    case.config.resources.cpu_shares = 2;
+    case.config.resources.cpuset_cpus = "4-7".to_owned();
+    case.config.metadata.name = "web".to_owned();
+    case.sandbox.annotations = [("p/web".to_owned(), r#"{"cpushares": 2048, "cpuset": "2-3"}"#.to_owned())].into();
+    case.workload = Some(Workload { annotation_prefix: "p".to_owned(), ..Workload::default() });
+    case.tuning = Some(Tuning { has_shared_cpus: true, ..Tuning::default() });
+    let json = case.json();
+    assert_eq!(json["linux"]["resources"]["cpu"], serde_json::json!({"shares": 2048, "cpus": "0,2-3"}));
+    let env = json["process"]["env"].as_array().expect("an environment");
+    assert!(env.contains(&"OPENSHIFT_SHARED_CPUS=0".into()) && env.contains(&"OPENSHIFT_ISOLATED_CPUS=2-3".into()));
+    // a fraction of a CPU is nobody's own
+    case.sandbox.annotations = [("p/web".to_owned(), r#"{"cpushares": 512}"#.to_owned())].into();
+    assert_eq!(case.json()["linux"]["resources"]["cpu"], serde_json::json!({"shares": 512, "cpus": "4-7"}));
 }

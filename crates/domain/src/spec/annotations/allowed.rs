@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// New and old spelling of the annotations this daemon acts on. Each may be followed by `/<container>`.
-const ACTED_ON: [(&str, &str); 24] = [
+const ACTED_ON: [(&str, &str); 23] = [
     ("userns-mode.crio.io", "io.kubernetes.cri-o.userns-mode"),
     ("cgroup2-mount-hierarchy-rw.crio.io", "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw"),
     ("unified-cgroup.crio.io", "io.kubernetes.cri-o.UnifiedCgroup"),
@@ -29,7 +29,6 @@ const ACTED_ON: [(&str, &str); 24] = [
     ("cpu-c-states.crio.io", ""),
     ("cpu-freq-governor.crio.io", ""),
     ("cpu-shared.crio.io", ""),
-    ("skip-gomaxprocs.crio.io", ""),
     ("io.containers.trace-syscall", ""),
     ("io.kubernetes.cri.rdt-class", ""),
 ];
@@ -121,6 +120,10 @@ mod tests {
             ("org.systemd.property.After", &["org.systemd.property.After"], true),
             ("run.oci.handler", &[], false),
             ("spoofed.crio.io", &[], false),
+            // opting out of something is nobody's privilege, and CRI-O does not gate it
+            ("skip-gomaxprocs.crio.io", &[], true),
+            ("cpu-quota.crio.io", &["cpu-load-balancing.crio.io"], false),
+            ("cpu-shared.crio.io/web", &["cpu-shared.crio.io"], true),
         ] {
             let allowed: Vec<String> = allowed.iter().map(|entry| (*entry).to_owned()).collect();
             let filtered = filter_annotations(&[(key.to_owned(), "v".to_owned())].into(), &allowed);
