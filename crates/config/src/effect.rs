@@ -14,7 +14,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.api.tls_cipher_suites",
     "crio.runtime.decryption_keys_path",
     "crio.runtime.additional_artifact_stores",
-    "crio.runtime.min_injected_gomaxprocs",
     "crio.runtime.selinux",
     "crio.runtime.blockio_config_file",
     "crio.runtime.blockio_reload",
@@ -29,11 +28,8 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.gid_mappings",
     "crio.runtime.minimum_mappable_uid",
     "crio.runtime.minimum_mappable_gid",
-    "crio.runtime.infra_ctr_cpuset",
-    "crio.runtime.shared_cpuset",
     "crio.runtime.hostnetwork_disable_selinux",
     "crio.runtime.timezone",
-    "crio.runtime.workloads",
     "crio.checkpoint_restore.*",
     "crio.image.pause_image_auth_file",
     "crio.image.oci_artifact_mount_support",
@@ -48,14 +44,7 @@ pub(crate) const NOT_YET: &[&str] = &[
 ];
 
 /// Keys of runtime handlers.
-pub(crate) const NOT_YET_HANDLER: &[&str] = &[
-    "runtime_config_path",
-    "monitor_exec_cgroup",
-    "platform_runtime_paths",
-    "runtime_pull_image",
-    "stream_websockets",
-    "exec_cpu_affinity",
-];
+pub(crate) const NOT_YET_HANDLER: &[&str] = &["runtime_config_path", "runtime_pull_image", "stream_websockets"];
 
 /// Whether a key is named by the list.
 pub(crate) fn is_not_yet(path: &str) -> bool {

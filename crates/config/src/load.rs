@@ -217,12 +217,6 @@ fn warn_without_effect(config: &Config, merged: &Merged, warnings: &mut Vec<Warn
             warnings.push(Warning { origin, key: path, kind: WarningKind::NotEffective });
         }
     }
-    if effect::is_not_yet("crio.runtime.workloads") {
-        for (name, entry) in &merged.workloads {
-            let key = format!("crio.runtime.workloads.{name}");
-            warnings.push(Warning { origin: entry.origin.clone(), key, kind: WarningKind::NotEffective });
-        }
-    }
     let default = RuntimeHandler::default();
     for (name, handler) in &config.runtime.runtimes {
         let Some(entry) = merged.handlers.get(name) else { continue };

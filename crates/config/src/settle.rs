@@ -131,6 +131,12 @@ fn check_workload(name: &str, workload: &Workload, findings: &mut Findings<'_>) 
     if resources.cpuquota != 0 && quota_below_shares {
         problem("resources.cpuquota", format!("{} is less than cpushares", resources.cpuquota));
     }
+    if resources.cpuquota < -1 {
+        problem("resources.cpuquota", format!("{} is negative; -1 is no limit", resources.cpuquota));
+    }
+    if resources.cpulimit < 0 {
+        problem("resources.cpulimit", format!("{} is negative", resources.cpulimit));
+    }
     if resources.cpuperiod != 0 && resources.cpuperiod < MIN_QUOTA_PERIOD_MICROSECONDS {
         problem("resources.cpuperiod", format!("{} is less than 1000 microseconds", resources.cpuperiod));
     }

@@ -43,6 +43,7 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod to_cri;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 
 pub use image_service::ImageApi;
 pub use progress_service::ProgressApi;

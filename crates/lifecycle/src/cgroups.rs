@@ -3,6 +3,7 @@
 //! With cgroupfs a sandbox without infra process gets a cgroup of its own, as with CRI-O, so that the pod's parent never
 //! looks empty; with systemd the slice is the kubelet's and stays by itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,19 @@ impl Cgroups {
         let layout = Arc::clone(&self.layout);
         let stats = blocking::run("read memory use", move || layout.container_stats(&path)).await.ok()?;
         Some(stats.memory?.usage_bytes)
+    }
+
+    /// The directories of the cgroups a process is in, one a hierarchy that carries controllers.
+    pub(crate) fn directories_of(&self, pid: i32) -> Vec<PathBuf> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let directories = text.lines().filter_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let is_used = controllers.is_empty() == (self.version() == CgroupVersion::V2);
+            let controller = controllers.split(',').next().filter(|_| is_used && !path.contains("/.."))?;
+            self.layout.directory(controller, path)
+        });
+        directories.collect()
     }
 
     pub(crate) fn layout(&self) -> &Layout {

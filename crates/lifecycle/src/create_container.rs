@@ -23,7 +23,8 @@ use domain::id::{ContainerId, SandboxId};
 use domain::name;
 use domain::sandbox::SandboxState;
 use domain::security::NamespaceMode;
-use domain::spec::{Edits, SpecError};
+use domain::spec::annotations::filter_annotations;
+use domain::spec::{Edits, SpecError, Tuning, check_unit_properties, updated_resources};
 use domain::user::ResolveUserError;
 use image_store::{NewContainer, Volatile};
 use runtime_client::create::{CreateError, CreateRequest};
@@ -281,6 +282,9 @@ struct Plan {
     target_pid: Option<i32>,
     image_volumes: Vec<ImageVolume>,
     apparmor: Option<ApparmorName>,
+    /// The sandbox's, with another runtime for an image of another platform.
+    handler: Arc<Handler>,
+    tuning: Option<Tuning>,
 }
 
 impl Node {
@@ -360,6 +364,13 @@ impl Node {
             return Err(CreateContainerError::NotPrivileged { sandbox: sandbox.id.clone() });
         }
         let mut config = with_sandbox_namespaces(config, &sandbox);
+        let allowed = self.allowed_annotations(&sandbox.handler, &sandbox.config.annotations);
+        config.annotations = filter_annotations(&config.annotations, &allowed).kept;
+        let checked = check_unit_properties(&config.annotations)
+            .and_then(|()| updated_resources(&config.resources, &self.facts, &sandbox.handler.facts).map(drop))
+            .and_then(|()| self.tuning(&sandbox, &config.metadata.name));
+        let tuning = checked
+            .map_err(|source| CreateContainerError::Spec { container: name.clone(), source: Box::new(source) })?;
         let image = self.local_image(&config.image.image).await.map_err(|source| CreateContainerError::Image {
             container: name.clone(),
             image: config.image.image.clone(),
@@ -383,6 +394,10 @@ impl Node {
             .apparmor_profile(config.security.apparmor.as_ref(), config.security.privileged)
             .await
             .map_err(|source| CreateContainerError::Apparmor { container: name.clone(), source: Box::new(source) })?;
+        let handler = match sandbox.handler.platform_runtime(&image.config) {
+            Some(path) => sandbox.handler.with_runtime(&path.display().to_string()),
+            None => Arc::clone(&sandbox.handler),
+        };
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
         let image_volumes = self
             .plan_volumes(&id, &mut config)
@@ -404,6 +419,8 @@ impl Node {
             target_pid,
             image_volumes,
             apparmor,
+            handler,
+            tuning,
         })
     }
 
@@ -492,6 +509,8 @@ impl Node {
             target_pid: plan.target_pid,
             image_volumes: plan.image_volumes.clone(),
             apparmor: plan.apparmor.clone(),
+            handler: Arc::clone(&plan.handler),
+            tuning: plan.tuning.clone(),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),
@@ -506,7 +525,7 @@ impl Node {
         prepared: Prepared,
         undo: &mut Undo,
     ) -> Result<Container, CreateContainerError> {
-        let handler = &plan.sandbox.handler;
+        let handler = &plan.handler;
         let request = CreateRequest {
             id: &plan.id,
             name: &plan.name,

@@ -11,9 +11,7 @@ use runtime_client::exec::ExecError;
 pub use runtime_client::exec_session::{ExecSession, SessionEnd, SessionStdio, SessionStreams};
 use thiserror::Error;
 
-use crate::blocking;
 use crate::container::Container;
-use crate::exec_sync::process_for;
 use crate::node::Node;
 use crate::objects::LookupError;
 
@@ -114,13 +112,14 @@ impl Node {
             return Err(SessionError::ContainerNotRunning { container: container.id.clone(), state: "paused" });
         }
         let (directory, has_terminal) = (container.directory.clone(), streams == SessionStreams::Terminal);
-        let process = blocking::run("read process", move || process_for(&directory, command, has_terminal))
+        let (process, placement) = self
+            .exec_process(&container, directory, command, has_terminal)
             .await
             .map_err(|source| SessionError::Spec { container: container.id.clone(), source })?;
         container
             .handler
             .runtime
-            .exec_session(&container.id, &process, streams, &container.bundle)
+            .exec_session(&container.id, &process, streams, &container.bundle, &placement)
             .await
             .map_err(|source| SessionError::Exec { container: container.id.clone(), source })
     }

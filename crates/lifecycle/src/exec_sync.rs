@@ -1,13 +1,16 @@
 //! ExecSync: a program beside the container's own, run to its end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::id::ContainerId;
+use runtime_client::ExecPlacement;
 use runtime_client::exec::{ExecEnd, ExecError};
 use thiserror::Error;
 
 use crate::blocking;
+use crate::container::Container;
 use crate::node::Node;
 use crate::objects::LookupError;
 
@@ -71,16 +74,17 @@ impl Node {
             state => return Err(ExecSyncError::NotRunning { container: container.id.clone(), state }),
         }
         let (directory, has_terminal) = (container.directory.clone(), container.config.tty);
-        let process = blocking::run("read process", move || process_for(&directory, command, has_terminal))
+        let (process, placement) = self
+            .exec_process(&container, directory, command, has_terminal)
             .await
             .map_err(|source| ExecSyncError::Spec { container: container.id.clone(), source })?;
         // A task of its own: a client that hangs up leaves no half-waited process behind.
         let (runtime, id, bundle) = (container.handler.runtime.clone(), container.id.clone(), container.bundle.clone());
         let session = tokio::spawn(async move {
             if has_terminal {
-                runtime.exec_in_terminal(&id, &process, limit, &bundle).await
+                runtime.exec_in_terminal(&id, &process, limit, &bundle, &placement).await
             } else {
-                runtime.exec(&id, &process, limit, &bundle).await
+                runtime.exec(&id, &process, limit, &bundle, &placement).await
             }
         });
         match session.await {
@@ -90,17 +94,31 @@ impl Node {
     }
 }
 
+impl Node {
+    /// What the runtime is to execute, as JSON, and where.
+    pub(crate) async fn exec_process(
+        &self,
+        container: &Container,
+        directory: PathBuf,
+        command: Vec<String>,
+        has_terminal: bool,
+    ) -> Result<(Vec<u8>, ExecPlacement), Box<dyn std::error::Error + Send + Sync>> {
+        let process = blocking::run("read process", move || process_for(&directory, command, has_terminal)).await?;
+        Ok((serde_json::to_vec(&process)?, self.exec_placement(container, &process)))
+    }
+}
+
 /// The container's own process object with another command, and with a terminal or without.
-pub(crate) fn process_for(
+fn process_for(
     directory: &std::path::Path,
     command: Vec<String>,
     has_terminal: bool,
-) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<serde_json::Value, Box<dyn std::error::Error + Send + Sync>> {
     let spec = state_store::spec::load_spec(directory)?.ok_or("its config.json is missing")?;
     let mut process = spec.process;
     let fields = process.as_object_mut().ok_or("its config.json has no process")?;
     fields.insert("args".to_owned(), command.into());
     fields.insert("terminal".to_owned(), has_terminal.into());
     fields.remove("consoleSize");
-    Ok(serde_json::to_vec(&process)?)
+    Ok(process)
 }

@@ -1,9 +1,11 @@
 //! What the machine is, read once at start: the facts the runtime spec depends on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use domain::cpus::CpuSet;
 use domain::spec::{CapabilitySet, CgroupVersion, DeviceKind, HostDevice, NodeFacts};
 
 /// Directories of `/dev` whose contents are not devices of the machine. Source: CRI-O.
@@ -37,6 +39,7 @@ pub(crate) fn gather(version: CgroupVersion) -> NodeFacts {
         has_pids_controller,
         has_systemd_hierarchy: Path::new("/sys/fs/cgroup/systemd").is_dir(),
         thermal_throttle_paths: thermal_throttle_paths(),
+        thread_siblings: thread_siblings(Path::new("/sys/devices/system/cpu")),
         host_devices: host_devices(),
     }
 }
@@ -87,6 +90,18 @@ fn thermal_throttle_paths() -> Vec<String> {
     let mut paths: Vec<String> = paths.filter_map(|path| path.to_str().map(str::to_owned)).collect();
     paths.sort();
     paths
+}
+
+/// The threads of each CPU's core, for those that have more than one.
+fn thread_siblings(cpus: &Path) -> BTreeMap<u32, CpuSet> {
+    let Ok(entries) = fs::read_dir(cpus) else { return BTreeMap::new() };
+    let siblings = entries.flatten().filter_map(|entry| {
+        let cpu = entry.file_name().to_str()?.strip_prefix("cpu")?.parse::<u32>().ok()?;
+        let list = fs::read_to_string(entry.path().join("topology/thread_siblings_list")).ok()?;
+        let list = CpuSet::parse(&list).ok()?;
+        (list.len() > 1).then_some((cpu, list))
+    });
+    siblings.collect()
 }
 
 /// Every device node below `/dev`, for privileged containers.
@@ -140,6 +155,20 @@ mod tests {
         for (kib, word) in [(2048, "2MB"), (1 << 20, "1GB"), (64, "64KB"), (32768, "32MB")] {
             assert_eq!(size_word(kib), word);
         }
+    }
+
+    #[test]
+    fn threads_of_a_core_find_each_other() {
+        let root = tempfile::tempdir().expect("a directory");
+        for (cpu, list) in [("cpu0", "0,4\n"), ("cpu4", "0,4\n"), ("cpu1", "1\n"), ("cpufreq", "0-9\n")] {
+            let directory = root.path().join(cpu).join("topology");
+            fs::create_dir_all(&directory).expect("a directory");
+            let mut file = fs::File::create(directory.join("thread_siblings_list")).expect("a file");
+            std::io::Write::write_all(&mut file, list.as_bytes()).expect("written");
+        }
+        let found = thread_siblings(root.path());
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [0, 4]);
+        assert_eq!(found[&4].to_string(), "0,4");
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use config::{Config, MonitorCgroup, RuntimeType};
-use domain::spec::HandlerFacts;
+use config::{Config, ExecCpuAffinity, MonitorCgroup, MonitorExecCgroup, RuntimeType};
+use domain::cpus::CpuSet;
+use domain::image::ImageConfig;
+use domain::spec::{ExecCpu, HandlerFacts};
 use runtime_client::RuntimeHandler;
 use runtime_client::features::Features;
 
 /// One handler: how to drive it, what it can do, where its monitors live.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Handler {
     pub(crate) runtime: RuntimeHandler,
     pub(crate) features: Features,
@@ -20,6 +22,12 @@ pub(crate) struct Handler {
     pub(crate) allowed_annotations: Vec<String>,
     /// Overrides the node's seccomp profile.
     pub(crate) seccomp_profile: Option<PathBuf>,
+    /// On which CPU programs run that are executed in containers with CPUs of their own.
+    pub(crate) exec_cpu: ExecCpu,
+    /// In which cgroups the runtime waits for such a program.
+    pub(crate) exec_cgroup: MonitorExecCgroup,
+    /// Runtimes for images of other platforms, by `os/arch` or `os/arch/variant`.
+    platform_runtimes: BTreeMap<String, PathBuf>,
 }
 
 /// All handlers by name.
@@ -87,6 +95,7 @@ impl Handler {
             has_journal_log: config.runtime.log_to_journald,
             has_no_sync_log: configured.no_sync_log,
             has_no_pivot: config.runtime.no_pivot,
+            cpus: cpus_of(config.runtime.infra_ctr_cpuset.as_ref())?.iter().collect(),
         };
         let version = runtime.version().await.map_err(|error| crate::undo::chain(&error))?;
         let features = runtime.features().await;
@@ -105,6 +114,34 @@ impl Handler {
             default_annotations: configured.default_annotations.clone(),
             allowed_annotations: configured.allowed_annotations.clone(),
             seccomp_profile: configured.seccomp_profile.clone(),
+            exec_cpu: match configured.exec_cpu_affinity {
+                ExecCpuAffinity::Container => ExecCpu::Any,
+                ExecCpuAffinity::First => ExecCpu::First,
+            },
+            exec_cgroup: configured.monitor_exec_cgroup,
+            platform_runtimes: configured.platform_runtime_paths.clone(),
         })
     }
+
+    /// The runtime for images of another platform than the node's; `None` where the handler's own runs them.
+    pub(crate) fn platform_runtime(&self, image: &ImageConfig) -> Option<&PathBuf> {
+        let platform = format!("{}/{}", image.os, image.architecture);
+        let with_variant = format!("{platform}/{}", image.variant);
+        self.platform_runtimes.get(&with_variant).or_else(|| self.platform_runtimes.get(&platform))
+    }
+
+    /// The same handler with another runtime, as containers of other platforms have it; an empty path is its own.
+    pub(crate) fn with_runtime(self: &Arc<Self>, path: &str) -> Arc<Self> {
+        if path.is_empty() {
+            return Arc::clone(self);
+        }
+        let mut other = Self::clone(self);
+        other.runtime.runtime = path.into();
+        Arc::new(other)
+    }
+}
+
+/// The CPUs of a key; none where it is not set.
+pub(crate) fn cpus_of(set: Option<&config::CpuSet>) -> Result<CpuSet, String> {
+    CpuSet::parse(set.map_or("", config::CpuSet::as_str)).map_err(|error| error.to_string())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
 use domain::image::ImageConfig;
 use domain::security::NamespaceMode;
-use domain::spec::annotations::{SandboxFacts, filter_annotations, sandbox_annotations};
+use domain::spec::annotations::{SandboxFacts, sandbox_annotations};
 use domain::spec::{Assembled, CapabilitySet, GeneratedFiles, InfraInputs, NamespacePaths, SelinuxLabels, infra_spec};
 use domain::user::{ResolveUserError, ResolvedUser, UserRequest, resolve_user};
 use runtime_client::create::{CreateError, CreateRequest};
@@ -133,7 +133,7 @@ impl Node {
             defaults: &self.spec_defaults,
             hostname: &plan.hostname,
             cgroup: &self.cgroups.placement(&plan.config.cgroup_parent),
-            cpuset: "",
+            cpuset: self.config.runtime.infra_ctr_cpuset.as_ref().map_or("", config::CpuSet::as_str),
             namespaces: &namespaces,
             files: &files,
             rootfs: &rootfs,
@@ -162,11 +162,6 @@ impl Node {
 
     fn sandbox_facts(&self, plan: &Plan, made: &Made, pause: Option<&LocalImage>) -> SandboxFacts {
         let config = &plan.config;
-        let handler = &plan.handler;
-        let mut annotations = filter_annotations(&config.annotations, &handler.allowed_annotations).kept;
-        for (key, value) in &handler.default_annotations {
-            annotations.entry(key.clone()).or_insert_with(|| value.clone());
-        }
         let signal = pause.map(|image| image.config.stop_signal.clone()).filter(|signal| !signal.is_empty());
         SandboxFacts {
             id: plan.id.clone(),
@@ -174,7 +169,7 @@ impl Node {
             infra_name: plan.infra_name.clone(),
             metadata: config.metadata.clone(),
             labels: config.labels.clone(),
-            annotations,
+            annotations: config.annotations.clone(),
             created: plan.created,
             log_path: plan.log_directory.join(format!("{}.log", plan.id)).display().to_string(),
             hostname: plan.hostname.clone(),

@@ -13,6 +13,7 @@ mod blocking;
 mod cgroups;
 mod clock;
 mod container;
+mod cpus;
 mod create_container;
 mod ends;
 mod events;

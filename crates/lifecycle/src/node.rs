@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::Config;
 use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Profiles};
 use domain::id::{ContainerId, SandboxId};
-use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults};
+use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults, Workload};
 use image_store::Store;
 use injection::cdi::Cdi;
 use injection::hooks::Hooks;
@@ -35,7 +35,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{apparmor, blocking, clock, facts, monitors};
+use crate::{apparmor, blocking, clock, cpus, facts, monitors};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -125,6 +125,7 @@ pub struct Node {
     pub(crate) cgroups: Cgroups,
     pub(crate) facts: NodeFacts,
     pub(crate) spec_defaults: SpecDefaults,
+    pub(crate) workloads: Vec<Workload>,
     pub(crate) seccomp: Profiles,
     pub(crate) cdi: Cdi,
     pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
@@ -205,6 +206,7 @@ impl Node {
             cgroups,
             facts: node_facts,
             spec_defaults: spec_defaults(&config),
+            workloads: cpus::workloads(&config),
             seccomp,
             cdi,
             apparmor: Arc::new(apparmor),

@@ -13,10 +13,10 @@ use domain::apparmor::ApparmorName;
 use domain::container::ContainerConfig;
 use domain::id::ContainerId;
 use domain::resources::Resources;
-use domain::spec::annotations::{ContainerFacts, container_annotations, filter_annotations};
+use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
-    ContainerInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, container_spec,
-    wanted_capabilities,
+    ContainerInputs, CpuInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, Tuning, Workload,
+    container_spec, wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
@@ -25,6 +25,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::OFlags;
 
 use crate::create_container::CreateContainerError;
+use crate::handler::Handler;
 use crate::image::LocalImage;
 use crate::limits::limits_of;
 use crate::mounts;
@@ -62,6 +63,8 @@ pub(crate) struct PrepareJob {
     pub(crate) target_pid: Option<i32>,
     pub(crate) image_volumes: Vec<ImageVolume>,
     pub(crate) apparmor: Option<ApparmorName>,
+    pub(crate) handler: Arc<Handler>,
+    pub(crate) tuning: Option<Tuning>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -115,11 +118,8 @@ impl PrepareJob {
             further_mounts: &volumes,
             devices: &devices,
             edits: &self.edits,
-            pod_annotations: &filter_annotations(
-                &self.sandbox.config.annotations,
-                &self.sandbox.handler.allowed_annotations,
-            )
-            .effective,
+            pod_annotations: &self.sandbox.effective_annotations(),
+            cpus: self.cpus(node),
             seccomp: seccomp.as_deref(),
             apparmor: self.apparmor.as_ref(),
             selinux: &SelinuxLabels::default(),
@@ -141,6 +141,17 @@ impl PrepareJob {
         let groups = assembled.spec.process().as_ref().and_then(|process| process.user().additional_gids().clone());
         let user = ResolvedUser { additional_gids: groups.unwrap_or_default(), ..user };
         Ok(Prepared { directory: self.directory, bundle: self.bundle, user, created: self.created, limits, notifier })
+    }
+
+    fn cpus<'a>(&'a self, node: &'a Node) -> CpuInputs<'a> {
+        let runtime = &node.config.runtime;
+        CpuInputs {
+            workload: Workload::of(&node.workloads, &self.sandbox.config.annotations),
+            tuning: self.tuning.as_ref(),
+            shared: runtime.shared_cpuset.as_ref().map_or("", config::CpuSet::as_str),
+            exec: self.handler.exec_cpu,
+            gomaxprocs_floor: runtime.min_injected_gomaxprocs,
+        }
     }
 
     /// The filter of the container, made for the capabilities it will have.
@@ -281,7 +292,6 @@ impl PrepareJob {
     fn annotations(&self, node: &Node, rootfs: &str) -> BTreeMap<String, String> {
         let config = &self.config;
         let sandbox = &self.sandbox;
-        let allowed = &sandbox.handler.allowed_annotations;
         let stop_signal = self.image.config.stop_signal.clone();
         let facts = ContainerFacts {
             id: self.id.clone(),
@@ -290,7 +300,7 @@ impl PrepareJob {
             sandbox_name: sandbox.name.clone(),
             metadata: config.metadata.clone(),
             labels: config.labels.clone(),
-            annotations: filter_annotations(&config.annotations, allowed).kept,
+            annotations: config.annotations.clone(),
             created: self.created,
             log_path: self.log.display().to_string(),
             image: config.image.image.clone(),
@@ -309,10 +319,12 @@ impl PrepareJob {
                 Some(signal) => Some(signal.number().to_string()),
                 None => Some(stop_signal).filter(|signal| !signal.is_empty()),
             },
-            platform_runtime_path: String::new(),
+            platform_runtime_path: sandbox
+                .handler
+                .platform_runtime(&self.image.config)
+                .map_or_else(String::new, |path| path.display().to_string()),
         };
-        let of_sandbox = filter_annotations(&sandbox.config.annotations, allowed).kept;
-        let mut annotations = container_annotations(&facts, &of_sandbox, node.cgroups.kind());
+        let mut annotations = container_annotations(&facts, &sandbox.config.annotations, node.cgroups.kind());
         if !config.image.user_specified_image.is_empty() {
             annotations.insert(USER_SPECIFIED_IMAGE.to_owned(), config.image.user_specified_image.clone());
         }

@@ -12,7 +12,8 @@ use domain::id::{ContainerId, SandboxId};
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
 use domain::spec::annotations::{
-    CGROUP_PARENT, ContainerFacts, SandboxFacts, parse_container_annotations, parse_sandbox_annotations,
+    CGROUP_PARENT, ContainerFacts, PLATFORM_RUNTIME_PATH, SandboxFacts, parse_container_annotations,
+    parse_sandbox_annotations,
 };
 use image_store::RecordsError;
 use runtime_client::create::end_stray_monitors;
@@ -257,7 +258,9 @@ impl Node {
         let plan = plan_container(sandbox.is_some(), facts.is_some() && life.is_some());
         let (ContainerPlan::Keep, Some(facts), Some(sandbox), Some(life)) = (plan, facts, sandbox.clone(), life) else {
             let (handler, parent) = match &sandbox {
-                Some(sandbox) => (Arc::clone(&sandbox.handler), sandbox.config.cgroup_parent.clone()),
+                Some(sandbox) => {
+                    (sandbox.handler.with_runtime(platform_runtime(&found)), sandbox.config.cgroup_parent.clone())
+                }
                 None => (Arc::clone(self.handlers.default()), parent_of_unfinished(&found, unfinished)),
             };
             self.undo_container(&found.id, &handler, &parent).await;
@@ -374,6 +377,12 @@ impl Node {
     }
 }
 
+/// The runtime of an unfinished container, where its image's platform chose it; empty for the handler's.
+fn platform_runtime(found: &Found) -> &str {
+    let annotations = found.spec.as_ref().map(|spec| &spec.annotations);
+    annotations.and_then(|annotations| annotations.get(PLATFORM_RUNTIME_PATH)).map_or("", String::as_str)
+}
+
 /// Where the cgroups of a container are whose sandbox was not finished either.
 fn parent_of_unfinished(container: &Found, unfinished: &[Found]) -> String {
     unfinished
@@ -443,7 +452,7 @@ fn container_parts(found: &Found, facts: ContainerFacts, sandbox: &Sandbox) -> C
         user: user_of(&spec.process),
         // CRI-O's status tells the time of the state, a moment after that of the request.
         created: found.state.as_ref().map_or(facts.created, |state| state.created),
-        handler: Arc::clone(&sandbox.handler),
+        handler: sandbox.handler.with_runtime(&facts.platform_runtime_path),
         cgroup_parent: sandbox.config.cgroup_parent.clone(),
         stop_signal: facts.stop_signal.as_deref().and_then(Signal::parse).unwrap_or(Signal::TERM),
         monitor: found.state.as_ref().and_then(|state| state.monitor),

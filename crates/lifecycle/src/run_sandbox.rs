@@ -25,7 +25,9 @@ use domain::id::SandboxId;
 use domain::name;
 use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
-use domain::spec::{CgroupParent, CgroupPathError, CheckedSysctls, SpecError, SysctlNamespace, check_sysctls};
+use domain::spec::{
+    CgroupParent, CgroupPathError, CheckedSysctls, SpecError, SysctlNamespace, check_sysctls, check_unit_properties,
+};
 use domain::time::Timestamp;
 use image_store::{NewContainer, Volatile};
 use network::{Attachment, CniResult};
@@ -302,13 +304,16 @@ impl Node {
     }
 
     /// Checks everything that can be checked before anything is made.
-    async fn plan(&self, config: SandboxConfig, runtime_handler: String) -> Result<Plan, RunSandboxError> {
+    async fn plan(&self, mut config: SandboxConfig, runtime_handler: String) -> Result<Plan, RunSandboxError> {
         let name = name::sandbox_name(&config.metadata);
         let handler = self
             .handlers
             .get(&runtime_handler)
             .cloned()
             .ok_or_else(|| RunSandboxError::UnknownHandler { handler: runtime_handler.clone() })?;
+        config.annotations = self.kept_annotations(&handler, &config.annotations);
+        check_unit_properties(&config.annotations)
+            .map_err(|source| RunSandboxError::Spec { sandbox: name.clone(), source: Box::new(source) })?;
         let namespaces = &config.security.namespaces;
         if namespaces.user.as_ref().is_some_and(|user| user.mode == NamespaceMode::Pod) {
             return Err(RunSandboxError::Unsupported { what: "a user namespace of the pod".to_owned() });

@@ -3,12 +3,14 @@
 //! The runtime applies them first; then they are written into the stored spec, so that a restart reports them. A daemon
 //! that dies in between reports the old ones, and the kubelet sends the new ones again.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use domain::container::ContainerState;
+use domain::cpus::CpuSet;
 use domain::id::ContainerId;
 use domain::resources::Resources;
-use domain::spec::{SpecError, updated_resources};
+use domain::spec::{SHARED_ENV, SpecError, updated_resources};
 use runtime_client::RuntimeError;
 use thiserror::Error;
 
@@ -101,6 +103,9 @@ impl Node {
         if matches!(state, ContainerState::Exited { .. }) {
             return Err(UpdateContainerError::Ended { container: id(), state: state.word() });
         }
+        let given = with_shared_cpus(given, &container.directory)
+            .map_err(|source| UpdateContainerError::Invalid { container: id(), source: Box::new(source) })?;
+        let given = &given;
         let limits = updated_resources(given, &self.facts, &container.handler.facts)
             .map_err(|source| UpdateContainerError::Invalid { container: id(), source: Box::new(source) })?;
         self.check_memory(container, given).await?;
@@ -146,6 +151,27 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+/// New CPUs with the shared ones, for a container that was given such: who sends updates does not know of them.
+///
+/// Source: CRI-O, which goes by the variable that tells the program, too.
+fn with_shared_cpus(given: &Resources, directory: &Path) -> Result<Resources, SpecError> {
+    let mut given = given.clone();
+    if given.cpuset_cpus.is_empty() {
+        return Ok(given);
+    }
+    let own = CpuSet::parse(&given.cpuset_cpus).map_err(|_| SpecError::BadCpuList {
+        field: "cpuset_cpus",
+        value: given.cpuset_cpus.chars().take(100).collect(),
+    })?;
+    let spec = state_store::spec::load_spec(directory).ok().flatten().unwrap_or_default();
+    let env = spec.process.get("env").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let shared = env.iter().filter_map(|entry| entry.as_str()?.split_once('=')).find(|(name, _)| *name == SHARED_ENV);
+    if let Some(shared) = shared.and_then(|(_, list)| CpuSet::parse(list).ok()) {
+        given.cpuset_cpus = own.union(&shared).to_string();
+    }
+    Ok(given)
 }
 
 /// Puts the values of an update over those of an object, objects within it alike.

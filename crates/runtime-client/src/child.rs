@@ -122,8 +122,19 @@ impl Waiting {
     }
 }
 
-/// Runs a command to its end, with nothing on standard input.
+/// Runs a command to its end.
 pub(crate) async fn capture(
+    program: &Path,
+    arguments: &[&std::ffi::OsStr],
+    input: Option<&[u8]>,
+    limit: Duration,
+) -> io::Result<Captured> {
+    capture_on(&[], program, arguments, input, limit).await
+}
+
+/// Runs a command to its end, on these CPUs where any are named.
+pub(crate) async fn capture_on(
+    cpus: &[u32],
     program: &Path,
     arguments: &[&std::ffi::OsStr],
     input: Option<&[u8]>,
@@ -143,7 +154,7 @@ pub(crate) async fn capture(
     command.descriptor(stdin.as_fd(), 0)?;
     command.descriptor(stdout_writer.as_fd(), 1)?;
     command.descriptor(stderr_writer.as_fd(), 2)?;
-    command.own_process_group();
+    command.own_process_group().cpus(cpus.iter().copied());
     let mut child = Waiting::new(command.spawn()?)?;
     drop((command, stdout_writer, stderr_writer));
     let (mut out, mut err) = (Vec::new(), Vec::new());

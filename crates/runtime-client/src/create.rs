@@ -170,6 +170,12 @@ impl RuntimeHandler {
             container: id.clone(),
             source,
         })?;
+        if !self.cpus.is_empty()
+            && let Err(error) = sys::affinity::reset_process(init.pid)
+        {
+            // The CPUs are those of the node's own programs; runtimes of today undo this themselves.
+            tracing::warn!(container.id = %id, %error, "a container stays on the CPUs of its monitor");
+        }
         Ok(Created { init, monitor: monitor_of(request.bundle) })
     }
 
@@ -191,7 +197,7 @@ impl RuntimeHandler {
         command.descriptor(null.as_fd(), 0)?;
         command.descriptor(io::stderr().as_fd(), 1)?.descriptor(io::stderr().as_fd(), 2)?;
         command.descriptor(sync_writer.as_fd(), 3)?.descriptor(start.as_fd(), 4)?;
-        command.own_process_group().current_dir(request.bundle)?;
+        command.own_process_group().cpus(self.cpus.iter().copied()).current_dir(request.bundle)?;
         let first = Waiting::new(command.spawn()?)?;
         place(first.pid()?);
         rustix::io::write(&start_writer, b"\0")?;

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::child::{self, Waiting, printed};
-use crate::{RuntimeHandler, process};
+use crate::{ExecPlacement, RuntimeHandler, process};
 
 /// stdout and stderr together; what comes after is read and dropped, so that the program never blocks on us.
 /// Source: the CRI's advice and CRI-O's limit.
@@ -95,12 +95,13 @@ impl RuntimeHandler {
         process: &[u8],
         limit: Option<Duration>,
         directory: &Path,
+        placement: &ExecPlacement,
     ) -> Result<ExecEnd, ExecError> {
         let failed = |source| ExecError::Run { runtime: self.runtime.clone(), container: container.clone(), source };
         let (process_file, pid_file) = files(directory);
         durable::replace(&process_file.0, process, 0o600, durable::Durability::Volatile)
             .map_err(|error| failed(io::Error::other(error)))?;
-        let mut session = self.spawn_exec(container, &process_file.0, &pid_file.0).map_err(failed)?;
+        let mut session = self.spawn_exec(container, &process_file.0, &pid_file.0, placement).map_err(failed)?;
         let end = match limit {
             None => Some(session.run().await.map_err(failed)?),
             Some(limit) => match tokio::time::timeout(limit, session.run()).await {
@@ -126,6 +127,7 @@ impl RuntimeHandler {
         process: &Path,
         pid_file: &Path,
         options: &[&OsStr],
+        placement: &ExecPlacement,
     ) -> io::Result<Command> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);
@@ -148,12 +150,19 @@ impl RuntimeHandler {
         }
         command.arg(container.as_str())?;
         child::inherit_environment(&mut command)?;
-        command.own_process_group();
+        let cpus = if placement.cpus.is_empty() { &self.cpus } else { &placement.cpus };
+        command.own_process_group().cpus(cpus.iter().copied()).cgroups(placement.cgroups.clone());
         Ok(command)
     }
 
-    fn spawn_exec(&self, container: &ContainerId, process: &Path, pid_file: &Path) -> io::Result<Session> {
-        let mut command = self.exec_command(container, process, pid_file, &[])?;
+    fn spawn_exec(
+        &self,
+        container: &ContainerId,
+        process: &Path,
+        pid_file: &Path,
+        placement: &ExecPlacement,
+    ) -> io::Result<Session> {
+        let mut command = self.exec_command(container, process, pid_file, &[], placement)?;
         let (out, out_writer) = child::reading_pipe()?;
         let (err, err_writer) = child::reading_pipe()?;
         command.descriptor(child::null()?.as_fd(), 0)?;

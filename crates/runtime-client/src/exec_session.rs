@@ -31,7 +31,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::child::{self, Waiting, printed};
 use crate::exec::{DRAIN_AFTER_EXIT, EXEC_OUTPUT_MAX_BYTES, ExecEnd, ExecError, Temporary, files};
-use crate::{RuntimeHandler, process};
+use crate::{ExecPlacement, RuntimeHandler, process};
 
 /// How long a runtime may take to make a terminal, or to refuse.
 const TERMINAL_LIMIT: Duration = Duration::from_secs(30);
@@ -120,13 +120,14 @@ impl RuntimeHandler {
         process: &[u8],
         streams: SessionStreams,
         directory: &Path,
+        placement: &ExecPlacement,
     ) -> Result<ExecSession, ExecError> {
         let failed = |source| ExecError::Run { runtime: self.runtime.clone(), container: container.clone(), source };
         let files = files(directory);
         durable::replace(&files.0.0, process, 0o600, durable::Durability::Volatile)
             .map_err(|error| failed(io::Error::other(error)))?;
         let (process_file, pid_file) = (files.0.0.clone(), files.1.0.clone());
-        let command = |options: &[&OsStr]| self.exec_command(container, &process_file, &pid_file, options);
+        let command = |options: &[&OsStr]| self.exec_command(container, &process_file, &pid_file, options, placement);
         let mut session = match streams {
             SessionStreams::Pipes { has_stdin, has_stdout, has_stderr } => {
                 command(&[]).and_then(|command| with_pipes(command, has_stdin, has_stdout, has_stderr))
@@ -158,10 +159,12 @@ impl RuntimeHandler {
         process: &[u8],
         limit: Option<Duration>,
         directory: &Path,
+        placement: &ExecPlacement,
     ) -> Result<ExecEnd, ExecError> {
         let failed = |source| ExecError::Run { runtime: self.runtime.clone(), container: container.clone(), source };
         let run = async {
-            let mut session = self.exec_session(container, process, SessionStreams::Terminal, directory).await?;
+            let mut session =
+                self.exec_session(container, process, SessionStreams::Terminal, directory, placement).await?;
             let Some(SessionStdio::Terminal(master)) = session.take_stdio() else {
                 let end = session.wait().await.map_err(failed)?;
                 return Err(ExecError::Refused { container: container.clone(), message: printed(&end.complaint) });

@@ -16,4 +16,4 @@ pub mod log;
 pub mod process;
 mod runtime;
 
-pub use runtime::{Force, Removal, RuntimeError, RuntimeHandler};
+pub use runtime::{ExecPlacement, Force, Removal, RuntimeError, RuntimeHandler};

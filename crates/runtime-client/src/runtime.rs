@@ -44,6 +44,17 @@ pub struct RuntimeHandler {
     pub has_no_sync_log: bool,
     /// Leave out pivot_root.
     pub has_no_pivot: bool,
+    /// CPUs on which runtimes and monitors run; none for the daemon's.
+    pub cpus: Vec<u32>,
+}
+
+/// Where a program that is executed in a container begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecPlacement {
+    /// CPUs of the runtime, which the program inherits; none for the handler's.
+    pub cpus: Vec<u32>,
+    /// Directories of the cgroups the runtime is in while it waits for the program; none for the daemon's.
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// Why a runtime command failed.
@@ -111,11 +122,13 @@ impl RuntimeHandler {
         arguments.push(OsStr::new(verb));
         arguments.extend_from_slice(options);
         arguments.push(OsStr::new(container));
-        child::capture(&self.runtime, &arguments, input, COMMAND_LIMIT).await.map_err(|source| RuntimeError::Run {
-            runtime: self.runtime.display().to_string(),
-            verb,
-            container: container.to_owned(),
-            source,
+        child::capture_on(&self.cpus, &self.runtime, &arguments, input, COMMAND_LIMIT).await.map_err(|source| {
+            RuntimeError::Run {
+                runtime: self.runtime.display().to_string(),
+                verb,
+                container: container.to_owned(),
+                source,
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 //! Promises: one unsafe operation per block with its reason; each wrapper cites its man page and the oldest kernel it
 //! expects. Must not know: sandboxes, containers, images. A module a mechanism; begin with the one you need.
 #![deny(unsafe_op_in_unsafe_fn)]
+pub mod affinity;
 pub mod link;
 pub mod locks;
 pub mod memory;

@@ -4,12 +4,15 @@
 //! pidfd_open(2) needs Linux 5.3, waitid(2) with `P_PIDFD` 5.4.
 
 use std::ffi::{CString, OsStr};
+use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{io, mem, ptr};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::affinity;
 
 /// Sources are first moved up here, so that no target number is overwritten before it has been copied.
 const SOURCE_MIN: RawFd = 32;
@@ -58,6 +61,8 @@ pub struct Command {
     descriptors: Vec<(OwnedFd, RawFd)>,
     directory: Option<CString>,
     has_own_group: bool,
+    cpus: Vec<u32>,
+    cgroups: Vec<PathBuf>,
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
@@ -76,6 +81,8 @@ impl Command {
             descriptors: Vec::new(),
             directory: None,
             has_own_group: false,
+            cpus: Vec::new(),
+            cgroups: Vec::new(),
         })
     }
 
@@ -110,8 +117,68 @@ impl Command {
         self
     }
 
+    /// Lets it run on these CPUs alone. Threads and programs it starts inherit that.
+    pub fn cpus(&mut self, cpus: impl IntoIterator<Item = u32>) -> &mut Self {
+        self.cpus = cpus.into_iter().collect();
+        self
+    }
+
+    /// Moves it, once it has begun, into the cgroups with these directories. What it starts within its first moments
+    /// may stay outside.
+    pub fn cgroups(&mut self, directories: Vec<PathBuf>) -> &mut Self {
+        self.cgroups = directories;
+        self
+    }
+
     /// Starts it. Signals are unblocked and SIGPIPE acts as usual again in the child.
+    ///
+    /// Nothing of it is left when it cannot be put where it belongs.
     pub fn spawn(&self) -> io::Result<Child> {
+        // CPUs that its cgroup has to itself are nobody else's to begin on.
+        let (child, is_late) = match self.spawn_on_cpus() {
+            Err(error) if !self.cgroups.is_empty() && error.kind() == io::ErrorKind::InvalidInput => {
+                (self.spawn_here()?, true)
+            }
+            child => (child?, false),
+        };
+        let joined = self
+            .join_cgroups(child.pid())
+            .and_then(|()| if is_late { affinity::set_process(child.pid(), &self.cpus) } else { Ok(()) });
+        if let Err(error) = joined {
+            child.signal(Signal::KILL)?;
+            let _ = rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+            return Err(error);
+        }
+        Ok(child)
+    }
+
+    fn spawn_on_cpus(&self) -> io::Result<Child> {
+        if self.cpus.is_empty() {
+            return self.spawn_here();
+        }
+        // A child begins with the CPUs of the thread that starts it; this one has no other purpose.
+        std::thread::scope(|scope| {
+            let started = std::thread::Builder::new().name("spawn".to_owned()).spawn_scoped(scope, || {
+                affinity::set(None, self.cpus.iter().copied())?;
+                self.spawn_here()
+            })?;
+            started.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn join_cgroups(&self, pid: i32) -> io::Result<()> {
+        for directory in &self.cgroups {
+            let mut file = std::fs::File::options().write(true).open(directory.join("cgroup.procs"))?;
+            match file.write_all(pid.to_string().as_bytes()) {
+                // It has ended by itself.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_here(&self) -> io::Result<Child> {
         let mut actions = FileActions::new()?;
         for (source, target) in &self.descriptors {
             actions.duplicate(source.as_raw_fd(), *target)?;

@@ -64,6 +64,10 @@ targets! {
     unpack, ON_DISK, layer::unpack;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
+    cpu_lists, PURE, domain::cpus::fuzz;
+    workload_overrides, PURE, domain::spec::fuzz_override;
+    unified_resources, PURE, domain::spec::fuzz_unified;
+    unit_properties, PURE, domain::spec::fuzz_unit_property;
     network_config, PURE, network::fuzz_config;
     network_result, PURE, network::fuzz_result;
     network_cache, PURE, network::fuzz_cache_entry;

@@ -67,8 +67,12 @@ impl Workload {
             None => self.resources.clone(),
             Some(text) if text.len() > OVERRIDE_MAX_BYTES => return Err(bad("it is too long".to_owned())),
             Some(text) => {
-                let given: Option<WorkloadResources> =
+                let given: Option<serde_json::Map<String, serde_json::Value>> =
                     serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+                let given: Option<WorkloadResources> = given
+                    .map(|given| serde_json::from_value(given.into()))
+                    .transpose()
+                    .map_err(|error| bad(error.to_string()))?;
                 // The word for nothing takes the defaults away, too. Source: CRI-O.
                 given.map_or_else(WorkloadResources::default, |given| given.over(&self.resources))
             }

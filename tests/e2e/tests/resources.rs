@@ -1,0 +1,191 @@
+//! What operators and pods say about CPUs, and which runtime a container gets: seen from inside.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use cri_api::v1;
+use e2e::cri::{Cri, Pod, WAIT, container_config, refused};
+use e2e::image::architecture;
+use e2e::tools;
+use e2e::world::{Setup, World, scenario};
+use tonic::Code;
+
+/// A pod with annotations, in a cgroup beneath the scenario's.
+async fn pod(world: &World, name: &str, parent: &str, annotations: &[(&str, &str)], handler: &str) -> Pod {
+    world.cri().run_pod(pod_of(world, name, parent, annotations), handler).await.expect("RunPodSandbox")
+}
+
+fn pod_of(world: &World, name: &str, parent: &str, annotations: &[(&str, &str)]) -> v1::PodSandboxConfig {
+    let mut config = world.pod_config(name);
+    config.annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    if let Some(linux) = &mut config.linux {
+        linux.cgroup_parent.push_str(parent);
+    }
+    config
+}
+
+/// A container that waits, with these shares and CPUs.
+fn container(image: &str, name: &str, shares: i64, cpus: &str) -> v1::ContainerConfig {
+    let mut config = container_config(image, name, WAIT);
+    if let Some(linux) = &mut config.linux {
+        linux.resources = Some(v1::LinuxContainerResources {
+            cpu_shares: shares,
+            cpuset_cpus: cpus.to_owned(),
+            ..Default::default()
+        });
+    }
+    config
+}
+
+/// The spec a container was made of.
+async fn spec(cri: &Cri, id: &str) -> serde_json::Value {
+    let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+    let answer = cri.runtime.clone().container_status(request).await.expect("ContainerStatus").into_inner();
+    let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).expect("JSON");
+    info["runtimeSpec"].clone()
+}
+
+/// The kubelet makes the cgroups of classes of pods, and takes them away.
+fn remove_parent(world: &World, name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    for hierarchy in tools::names(root) {
+        let _ = std::fs::remove_dir(root.join(hierarchy).join(world.name()).join(name));
+    }
+}
+
+async fn cpus_of_exec(cri: &Cri, id: &str) -> String {
+    let status = cri.output(id, &["cat", "/proc/self/status"]).await;
+    let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list")).expect("a list");
+    line.rsplit('\t').next().expect("a value").to_owned()
+}
+
+fn setup() -> Setup {
+    let crun = tools::find_program("crun").expect("crun is installed");
+    let handler =
+        format!("runtime_path = {crun:?}\nruntime_root = \"@ROOT@/runtime/further\"\nmonitor_cgroup = \"pod\"");
+    let drop_in = format!(
+        r#"
+[crio.runtime]
+min_injected_gomaxprocs = 2
+shared_cpuset = "0"
+infra_ctr_cpuset = "0"
+[crio.runtime.workloads.management]
+activation_annotation = "e2e.io/management"
+annotation_prefix = "e2e.io"
+allowed_annotations = ["umask.crio.io"]
+[crio.runtime.workloads.management.resources]
+cpushares = 20
+[crio.runtime.runtimes.first]
+{handler}
+exec_cpu_affinity = "first"
+monitor_exec_cgroup = "container"
+allowed_annotations = ["cpu-quota.crio.io", "cpu-shared.crio.io", "org.systemd.property."]
+[crio.runtime.runtimes.foreign]
+{handler}
+default_annotations = {{ "e2e.io/default" = "yes" }}
+platform_runtime_paths = {{ "linux/{architecture}" = "@ROOT@/tmp/foreign" }}
+"#,
+        architecture = architecture(),
+    );
+    Setup { drop_in, ..Setup::default() }
+}
+
+#[test]
+fn workloads_and_annotations_decide_about_cpus() {
+    scenario(setup(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+
+        // A workload's shares go over the request's, and one container's annotation over both.
+        let annotations = [
+            ("e2e.io/management", ""),
+            ("e2e.io/own", r#"{"cpushares": 512, "cpulimit": 250}"#),
+            ("umask.crio.io", "077"),
+        ];
+        let managed = pod(world, "managed", "/burstable", &annotations, "").await;
+        for (name, shares, quota, threads) in [("plain", 20, None, "2"), ("own", 512, Some(25_000), "")] {
+            let made = cri.run(&managed, container(&image, name, 2048, "")).await;
+            let cpu = spec(&cri, &made.id).await["linux"]["resources"]["cpu"].clone();
+            assert_eq!((cpu["shares"].as_i64(), cpu["quota"].as_i64()), (Some(shares), quota), "{name}");
+            let said = cri.output(&made.id, &["sh", "-c", "umask; echo \"$GOMAXPROCS\""]).await;
+            assert_eq!(said.trim_end(), format!("0077\n{threads}").trim_end(), "{name}");
+        }
+        cri.end_pod(&managed.id).await;
+        remove_parent(world, "burstable");
+        let bad = pod(world, "bad", "", &[("e2e.io/management", ""), ("e2e.io/own", "{")], "").await;
+        let message = refused(cri.create(&bad, container(&image, "own", 2, "")).await, Code::InvalidArgument);
+        assert!(message.contains("e2e.io/own"), "{message}");
+        assert!(
+            cri.find(v1::ContainerFilter { pod_sandbox_id: bad.id.clone(), ..Default::default() }).await.is_empty()
+        );
+
+        // Shared CPUs come with the container's own, and stay when they change; exec begins on the first of them.
+        let shared = pod(world, "shared", "", &[("cpu-shared.crio.io/web", "enable")], "first").await;
+        let web = cri.run(&shared, container(&image, "web", 1024, "1")).await;
+        let said = cri.output(&web.id, &["sh", "-c", "echo $OPENSHIFT_ISOLATED_CPUS $OPENSHIFT_SHARED_CPUS"]).await;
+        assert_eq!((said.as_str(), cpus_of_exec(&cri, &web.id).await.as_str()), ("1 0", "0"));
+        let own = cri.container_pid(&web.id).await;
+        let allowed = || {
+            let status = tools::read(format!("/proc/{own}/status"));
+            status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).map(str::to_owned)
+        };
+        // The monitor runs on the infra CPUs alone; the container does not inherit that.
+        assert_eq!(allowed().as_deref(), Some("0-1"));
+        let limits = v1::LinuxContainerResources { cpuset_cpus: "1".to_owned(), ..Default::default() };
+        cri.update(&web.id, limits).await.expect("UpdateContainerResources");
+        assert_eq!(allowed().as_deref(), Some("0-1"));
+        let fraction = cri.run(&shared, container(&image, "fraction", 1000, "1")).await;
+        assert_eq!(cpus_of_exec(&cri, &fraction.id).await, "1");
+        for monitor in world.find_processes(&format!("-c {}", web.id)) {
+            let status = tools::read(format!("/proc/{monitor}/status"));
+            assert!(status.contains("Cpus_allowed_list:\t0\n"), "the monitor runs on infra_ctr_cpuset: {status}");
+        }
+
+        // What would be a property of a systemd unit is one, or is refused before anything is made.
+        let property = [("org.systemd.property.ExecStart", "'x'\nUser=root")];
+        let message = refused(cri.run_pod(pod_of(world, "unit", "", &property), "first").await, Code::Unknown);
+        assert!(message.contains("org.systemd.property.ExecStart"), "{message}");
+        pod(world, "unit", "", &property, "").await;
+
+        // The kubelet tells new sums of limits of pods; a known one is enough.
+        let update = async |id: &str| {
+            let request = v1::UpdatePodSandboxResourcesRequest { pod_sandbox_id: id.to_owned(), ..Default::default() };
+            cri.runtime.clone().update_pod_sandbox_resources(request).await
+        };
+        update(&shared.id).await.expect("UpdatePodSandboxResources");
+        refused(update(&"0".repeat(64)).await, Code::NotFound);
+    });
+}
+
+#[test]
+fn an_image_of_another_platform_keeps_its_runtime_through_a_restart() {
+    scenario(setup(), async |world| {
+        let crun = tools::find_program("crun").expect("crun is installed");
+        let calls = world.path("tmp/calls");
+        let program = world.path("tmp/foreign");
+        let text = format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", calls.display(), crun.display());
+        tools::write_program(&program, &text);
+        let image = world.busybox().await;
+        let pod = pod(world, "foreign", "", &[], "foreign").await;
+        let made = world.cri().run(&pod, container(&image, "web", 2, "")).await;
+        let spec = spec(&world.cri(), &made.id).await;
+        let annotations: HashMap<String, String> =
+            serde_json::from_value(spec["annotations"].clone()).expect("annotations");
+        assert_eq!(annotations["platform-runtime-path.crio.io"], program.display().to_string());
+        assert_eq!(annotations["e2e.io/default"], "yes");
+        world.kill_daemon();
+        world.start_daemon().await;
+        let cri = world.cri();
+        assert_eq!(cri.output(&made.id, &["echo", "there"]).await, "there");
+        cri.stop(&made.id, 5).await.expect("StopContainer");
+        cri.remove(&made.id).await.expect("RemoveContainer");
+        let verbs = calls_of(&calls, &made.id);
+        for verb in ["create", "start", "exec", "delete"] {
+            assert!(verbs.iter().any(|line| line.contains(verb)), "{verb}: {verbs:?}");
+        }
+    });
+}
+
+fn calls_of(log: &Path, id: &str) -> Vec<String> {
+    tools::read(log).lines().filter(|line| line.contains(id)).map(str::to_owned).collect()
+}
