@@ -18,6 +18,7 @@ use tonic::service::Routes;
 
 use crate::listen::listen;
 use crate::sessions::{self, Sessions};
+use crate::side_door::SideDoor;
 use crate::{notify, serve, verbs, version_files};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -115,7 +116,8 @@ async fn serve(invocation: &Invocation, mut config: Config, logs: &telemetry::Ha
         .max_encoding_message_size(send_max);
     let progress = ProgressServiceServer::new(ProgressApi::new(Arc::clone(&node)));
     let routes = Routes::new(runtime).add_service(images).add_service(progress).prepare();
-    let serving = tokio::spawn(serve::accept(listener, routes));
+    let side_door = SideDoor::new(Arc::clone(&node), invocation.options.enable_profile_unix_socket);
+    let serving = tokio::spawn(serve::accept(listener, routes, side_door));
     let streaming_sessions = tokio::spawn(streaming_server.run());
     tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving");
     notify::notify("READY=1");

@@ -9,6 +9,8 @@ mod listen;
 mod notify;
 mod serve;
 mod sessions;
+mod side_door;
+mod status;
 mod verbs;
 mod version_files;
 
@@ -25,6 +27,7 @@ fn command() -> Command {
         .disable_version_flag(true)
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Print the version"))
         .subcommand(verbs::config_command())
+        .subcommand(status::command())
         .subcommand(verbs::version_command());
     config::cli::add_flags(command)
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
     let result = match matches.subcommand() {
         None => daemon::run(invocation),
         Some(("config", arguments)) => verbs::config(&invocation, arguments),
+        Some(("status", arguments)) => status::run(arguments),
         Some(("version", arguments)) => verbs::version(arguments),
         Some((other, _)) => Err(format!("command {other:?} not supported").into()),
     };

@@ -1,21 +1,24 @@
-//! Connections: one listener, each connection a task, HTTP/2 for gRPC.
-//!
-//! HTTP/1 arrives here too, on the same socket; CRI-O's side door (`/info`, `/config`, `/containers/…`) has its place in
-//! [`answer`] and says that it is not built yet.
+//! Connections: one listener, each connection a task, HTTP/2 for gRPC, HTTP/1 for the side door.
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version, header};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::Instrument;
+
+use crate::side_door::SideDoor;
 
 /// Calls under way on one connection. The kubelet, its probes and crictl together stay far below.
 const STREAMS_MAX: u32 = 1000;
@@ -23,13 +26,18 @@ const STREAMS_MAX: u32 = 1000;
 const WINDOW_BYTES: u32 = 1 << 20;
 /// When no descriptor is left, accepting fails at once, and would again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the head of an HTTP/1 request may take, and the first byte of any. Source: CRI-O.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+/// The head of an HTTP/1 request: a path with an id and what clients add by themselves.
+const HEAD_MAX_BYTES: usize = 16 << 10;
+const HEADERS_MAX: usize = 64;
 
 /// Accepts connections for as long as it is polled.
-pub(crate) async fn accept(listener: UnixListener, routes: Routes) -> Infallible {
+pub(crate) async fn accept(listener: UnixListener, routes: Routes, side_door: Arc<SideDoor>) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, routes.clone()));
+                tokio::spawn(connection(stream, routes.clone(), Arc::clone(&side_door)));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
@@ -39,25 +47,52 @@ pub(crate) async fn accept(listener: UnixListener, routes: Routes) -> Infallible
     }
 }
 
-async fn connection(stream: UnixStream, routes: Routes) {
+async fn connection(stream: UnixStream, routes: Routes, side_door: Arc<SideDoor>) {
+    if !matches!(tokio::time::timeout(READ_LIMIT, first_byte(&stream)).await, Ok(Ok(()))) {
+        return;
+    }
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http2()
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let service = service_fn(move |request| answer(request, routes.clone()));
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_LIMIT)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .max_headers(HEADERS_MAX);
+    let service = service_fn(move |request| answer(request, routes.clone(), Arc::clone(&side_door)));
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection ended badly");
     }
 }
 
+/// Waits for the first byte, and leaves it there: clients of either protocol speak first.
+async fn first_byte(stream: &UnixStream) -> io::Result<()> {
+    loop {
+        stream.readable().await?;
+        let look = || Ok(rustix::net::recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
+        match stream.try_io(Interest::READABLE, look) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+            Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
 /// Answers one request. The deadline a gRPC client sends along is the client's: it gives up by itself and reports its
 /// own timeout, while what it asked for goes on.
-async fn answer(request: Request<Incoming>, routes: Routes) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    routes: Routes,
+    side_door: Arc<SideDoor>,
+) -> Result<Response<Body>, Infallible> {
     let span = tracing::info_span!("request", id = %request_id(), name = request.uri().path());
     if request.version() != Version::HTTP_2 {
-        return Ok(refuse(request.uri().path()));
+        return Ok(side_door.answer(request.method(), request.uri().path()).instrument(span).await);
     }
     routes.oneshot(as_v1(request).map(Body::new)).instrument(span).await
 }
@@ -70,14 +105,6 @@ fn as_v1<B>(mut request: Request<B>) -> Request<B> {
         *request.uri_mut() = uri;
     }
     request
-}
-
-fn refuse(path: &str) -> Response<Body> {
-    let text = format!("{path} is not implemented by this version of crio\n");
-    let mut response = Response::new(Body::new(text));
-    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }
 
 /// A random UUID (version 4), which every log line of a request carries.

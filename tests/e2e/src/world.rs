@@ -155,8 +155,9 @@ fn sweep() {
     }
 }
 
-/// Where cargo put the daemon: beside the directory of the test's own executable.
-fn binary(name: &str) -> PathBuf {
+/// Where cargo put a program of ours: beside the directory of the test's own executable.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("an executable");
     let found = own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no {name} beside {}: run `cargo build --workspace --bins` first", own.display()))
