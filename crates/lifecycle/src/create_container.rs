@@ -32,12 +32,11 @@ use state_store::metadata::RecordMetadata;
 use thiserror::Error;
 
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
-use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::image::LocalImage;
 use crate::mounts::ResolveMountError;
 use crate::node::Node;
-use crate::objects::LookupError;
+use crate::objects::{Delivery, LookupError};
 use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
@@ -298,7 +297,18 @@ impl Node {
             self.objects.find_sandbox(sandbox).map_err(|error| Arc::new(CreateContainerError::Sandbox(error)))?;
         let node = Arc::clone(self);
         let name = name::container_name(&config.metadata, &sandbox.config.metadata);
-        self.creates.join(name, || async move { node.create(sandbox, config).await }).await
+        loop {
+            let (node, sandbox, config) = (Arc::clone(&node), Arc::clone(&sandbox), config.clone());
+            let id = self.creates.join(name.clone(), || async move { node.create(sandbox, config).await }).await?;
+            match self.deliver_container(&id).await {
+                Delivery::First | Delivery::Again => return Ok(id),
+                // Its removal is joined, and another is made.
+                Delivery::TooLate => self
+                    .remove_container(id.as_str())
+                    .await
+                    .map_err(|_| CreateContainerError::NameReserved { name: name.clone(), holder: id.to_string() })?,
+            }
+        }
     }
 
     async fn create(
@@ -318,6 +328,7 @@ impl Node {
                 let container = Arc::new(container);
                 // Nobody tells its end before its making.
                 let changing = container.changing.lock().await;
+                self.objects.hold_back(container.id.as_str());
                 self.objects.insert_container(Arc::clone(&container));
                 // A stop first closes the sandbox and then looks for containers; so one of the two sees the other.
                 if plan.sandbox.state() != SandboxState::Ready {
@@ -335,7 +346,6 @@ impl Node {
                     return Err(CreateContainerError::SandboxNotReady { sandbox: plan.sandbox.id.clone() });
                 }
                 undo.forget();
-                self.tell_container(&container, EventKind::Created);
                 drop(changing);
                 self.follow_init(&container);
                 if ends::has_exit_record(&container.directory) {

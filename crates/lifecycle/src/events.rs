@@ -147,7 +147,8 @@ impl Node {
     }
 
     fn tell(&self, id: &str, sandbox: &Arc<Sandbox>, kind: EventKind) {
-        if self.events.sender.receiver_count() == 0 {
+        // Of what nobody has been told yet there is nothing to tell.
+        if self.events.sender.receiver_count() == 0 || !self.objects.is_delivered(id) {
             return;
         }
         let metadata = &sandbox.config.metadata;

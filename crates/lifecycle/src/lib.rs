@@ -48,6 +48,7 @@ mod start_container;
 mod stats;
 mod stop_container;
 mod stop_sandbox;
+mod undelivered;
 mod undo;
 mod update_container;
 mod volumes;

@@ -35,7 +35,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{apparmor, blocking, clock, cpus, facts, monitors};
+use crate::{apparmor, blocking, clock, cpus, facts, monitors, undelivered};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -231,6 +231,7 @@ impl Node {
         node.restore_notifiers();
         tokio::spawn(Arc::clone(&node).follow_exits(exits));
         tokio::spawn(monitors::watch(Arc::downgrade(&node)));
+        tokio::spawn(undelivered::watch(Arc::downgrade(&node)));
         node.collect_network_garbage();
         Ok(node)
     }
@@ -254,16 +255,20 @@ impl Node {
         NodeStatus { network_problem, handlers }
     }
 
-    /// Every sandbox, in the order of ids.
+    /// Every sandbox that a client has been told of, in the order of ids.
     #[must_use]
     pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
-        self.objects.sandboxes()
+        let mut sandboxes = self.objects.sandboxes();
+        sandboxes.retain(|sandbox| self.objects.is_delivered(sandbox.id.as_str()));
+        sandboxes
     }
 
-    /// Every container but infra containers, in the order of ids.
+    /// Every container that a client has been told of, but infra containers, in the order of ids.
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
-        self.objects.containers().into_iter().filter(|container| !container.is_infra()).collect()
+        let mut containers = self.objects.containers();
+        containers.retain(|container| !container.is_infra() && self.objects.is_delivered(container.id.as_str()));
+        containers
     }
 
     /// The sandbox whose id is, or uniquely begins with, `id`.
@@ -291,7 +296,7 @@ impl Node {
             if node.network.wait_ready(READY_LIMIT).await.is_err() {
                 return;
             }
-            let valid: Vec<SandboxId> = node.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
+            let valid: Vec<SandboxId> = node.objects.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
             if let Err(error) = node.network.gc(&valid).await {
                 tracing::warn!(error = %crate::undo::chain(&error), "collecting garbage of the network failed");
             }

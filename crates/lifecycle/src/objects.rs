@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use domain::id::{ContainerId, SandboxId};
 use thiserror::Error;
@@ -44,12 +45,34 @@ impl LookupError {
     }
 }
 
+/// Who made it has not been told yet: a client gave up waiting before the object was there. Hidden until asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undelivered {
+    /// Made then.
+    Since(Instant),
+    /// Too late: it is being removed.
+    Abandoned,
+}
+
+/// What telling a client about an object found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Nobody had been told.
+    First,
+    /// Somebody had.
+    Again,
+    /// It is being removed, because nobody asked for so long.
+    TooLate,
+}
+
 #[derive(Default)]
 struct Tables {
     sandboxes: BTreeMap<SandboxId, Arc<Sandbox>>,
     containers: BTreeMap<ContainerId, Arc<Container>>,
     /// Reserved names of sandboxes, infra containers and containers, with the id that holds each.
     names: HashMap<String, String>,
+    /// By id of a sandbox or container.
+    undelivered: HashMap<String, Undelivered>,
 }
 
 /// The tables. Held for the length of a look-up only, never across anything that waits.
@@ -86,6 +109,43 @@ impl Objects {
         self.tables().names.get(name).cloned()
     }
 
+    /// Hides what is about to be inserted, until it is delivered.
+    pub(crate) fn hold_back(&self, id: &str) {
+        self.tables().undelivered.insert(id.to_owned(), Undelivered::Since(Instant::now()));
+    }
+
+    /// Shows an object, because a client is being told of it.
+    pub(crate) fn deliver(&self, id: &str) -> Delivery {
+        let mut tables = self.tables();
+        match tables.undelivered.get(id) {
+            None => Delivery::Again,
+            Some(Undelivered::Abandoned) => Delivery::TooLate,
+            Some(Undelivered::Since(_)) => {
+                tables.undelivered.remove(id);
+                Delivery::First
+            }
+        }
+    }
+
+    pub(crate) fn is_delivered(&self, id: &str) -> bool {
+        !self.tables().undelivered.contains_key(id)
+    }
+
+    /// Gives up on what nobody has asked for since `age` ago: from now on it cannot be delivered.
+    pub(crate) fn abandon(&self, now: Instant, age: Duration) -> Vec<String> {
+        let mut tables = self.tables();
+        let mut abandoned = Vec::new();
+        for (id, undelivered) in &mut tables.undelivered {
+            if matches!(undelivered, Undelivered::Since(then) if now.saturating_duration_since(*then) >= age) {
+                *undelivered = Undelivered::Abandoned;
+            }
+            if *undelivered == Undelivered::Abandoned {
+                abandoned.push(id.clone());
+            }
+        }
+        abandoned
+    }
+
     pub(crate) fn insert_sandbox(&self, sandbox: Arc<Sandbox>) {
         self.tables().sandboxes.insert(sandbox.id.clone(), sandbox);
     }
@@ -99,6 +159,7 @@ impl Objects {
         let mut tables = self.tables();
         tables.sandboxes.remove(id);
         tables.names.retain(|_, holder| holder != id.as_str());
+        tables.undelivered.remove(id.as_str());
     }
 
     /// Takes a container out and gives its name back.
@@ -106,6 +167,7 @@ impl Objects {
         let mut tables = self.tables();
         tables.containers.remove(id);
         tables.names.retain(|_, holder| holder != id.as_str());
+        tables.undelivered.remove(id.as_str());
     }
 
     pub(crate) fn sandbox(&self, id: &SandboxId) -> Option<Arc<Sandbox>> {
@@ -170,6 +232,24 @@ mod tests {
         assert!(matches!(find("ab"), Err(LookupError::Ambiguous { .. })));
         assert!(matches!(find("x"), Err(LookupError::Absent { .. })));
         assert!(matches!(find(""), Err(LookupError::Empty { .. })));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_given_up_in_the_end() {
+        let objects = Objects::default();
+        let minute = Duration::from_secs(60);
+        objects.hold_back("a");
+        objects.hold_back("b");
+        let now = Instant::now();
+        assert_eq!(objects.abandon(now, minute), Vec::<String>::new());
+        assert_eq!(
+            (objects.deliver("a"), objects.deliver("a"), objects.deliver("x")),
+            (Delivery::First, Delivery::Again, Delivery::Again)
+        );
+        assert!(objects.is_delivered("a") && !objects.is_delivered("b"));
+        assert_eq!(objects.abandon(now + minute, minute), ["b"]);
+        assert_eq!(objects.deliver("b"), Delivery::TooLate);
+        assert_eq!(objects.abandon(now, minute), ["b"], "a removal that failed is tried again");
     }
 
     #[test]

@@ -38,10 +38,10 @@ use sys::namespace::{Kinds, PinError, Pins, Wanted};
 use thiserror::Error;
 
 use crate::blocking;
-use crate::events::EventKind;
 use crate::handler::Handler;
 use crate::infra::InfraError;
 use crate::node::Node;
+use crate::objects::Delivery;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
 use crate::sandbox_files::{self, SandboxFileError};
 use crate::undo::{Undo, Undone};
@@ -259,7 +259,18 @@ impl Node {
     ) -> Result<SandboxId, Arc<RunSandboxError>> {
         let node = Arc::clone(self);
         let name = name::sandbox_name(&config.metadata);
-        self.runs.join(name, || async move { node.run(config, runtime_handler).await }).await
+        loop {
+            let (node, config, handler) = (Arc::clone(&node), config.clone(), runtime_handler.clone());
+            let id = self.runs.join(name.clone(), || async move { node.run(config, handler).await }).await?;
+            match self.deliver_sandbox(&id).await {
+                Delivery::First | Delivery::Again => return Ok(id),
+                // Its removal is joined, and another is made.
+                Delivery::TooLate => self
+                    .remove_sandbox(id.as_str(), None)
+                    .await
+                    .map_err(|_| RunSandboxError::NameReserved { name: name.clone(), holder: id.to_string() })?,
+            }
+        }
     }
 
     async fn run(
@@ -280,18 +291,12 @@ impl Node {
         match result {
             Ok(sandbox) => {
                 let sandbox = Arc::new(sandbox);
-                // Nobody tells the end of the infra container before its making.
-                let _changing = match &sandbox.infra {
-                    Some(infra) => {
-                        self.objects.insert_container(Arc::clone(infra));
-                        self.follow_init(infra);
-                        Some(infra.changing.lock().await)
-                    }
-                    None => None,
-                };
+                self.objects.hold_back(sandbox.id.as_str());
+                if let Some(infra) = &sandbox.infra {
+                    self.objects.insert_container(Arc::clone(infra));
+                    self.follow_init(infra);
+                }
                 self.objects.insert_sandbox(Arc::clone(&sandbox));
-                self.tell_sandbox(&sandbox, EventKind::Created);
-                self.tell_sandbox(&sandbox, EventKind::Started);
                 undo.forget();
                 tracing::info!(sandbox.id = %plan.id, sandbox.name = plan.name, "sandbox is ready");
                 Ok(plan.id)

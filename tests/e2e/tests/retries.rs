@@ -239,6 +239,23 @@ fn a_client_that_gives_up_waiting_finds_the_work_going_on() {
         remove_logs(&config);
         world.assert_nothing_since(&before).await;
 
+        // Given up for good before it was there: nobody sees it, until somebody asks for the same again.
+        std::fs::remove_file(&gate).expect("removes");
+        let config = world.pod_config("hidden");
+        let given_up = tokio::time::timeout(Duration::from_millis(500), cri.run_pod(config.clone(), "")).await;
+        assert!(given_up.is_err());
+        let made = || tools::read(world.path("crio.log")).matches("sandbox is ready").count();
+        let earlier = made();
+        tools::write(&gate, "");
+        tools::becomes("the pod is made", made, |count| *count == earlier + 1).await;
+        assert_eq!(cri.pods().await, []);
+        let pod = cri.run_pod(config.clone(), "").await.expect("RunPodSandbox");
+        assert_eq!(tools::read(&calls), "x\nx\n", "it was made once");
+        assert_eq!(cri.pods().await.len(), 1);
+        cri.end_pod(&pod.id).await;
+        remove_logs(&config);
+        world.assert_nothing_since(&before).await;
+
         // Given up, and then failing: undone without anybody waiting.
         std::fs::remove_file(&gate).expect("removes");
         let fail = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 1", gate.display());
