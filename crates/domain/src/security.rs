@@ -27,6 +27,13 @@ pub struct IdMapping {
     pub length: u32,
 }
 
+impl fmt::Display for IdMapping {
+    /// `container:host:length`, as the annotation and the configuration have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.container_id, self.host_id, self.length)
+    }
+}
+
 /// The pod's user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UserNamespace {

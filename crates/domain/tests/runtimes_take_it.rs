@@ -81,7 +81,7 @@ impl Bench {
 
     fn namespaces(&self) -> NamespacePaths {
         let pin = |kind: &str| Some(format!("/proc/{}/ns/{kind}", self.holder.id()));
-        NamespacePaths { network: pin("net"), ipc: pin("ipc"), uts: pin("uts"), pid: None, target_pid: None }
+        NamespacePaths { network: pin("net"), ipc: pin("ipc"), uts: pin("uts"), user: None, pid: None, target_pid: None }
     }
 
     fn files(&self) -> GeneratedFiles {
@@ -273,6 +273,7 @@ fn containers_are_what_was_asked() {
             hostname: "the-pod",
             cgroup: &cgroup,
             namespaces: &bench.namespaces(),
+            id_maps: None,
             files: &bench.files(),
             rootfs: &bench.text("rootfs"),
             mounts: &[data],
@@ -339,6 +340,7 @@ fn privileged_containers_start_with_what_the_machine_has() {
             hostname: "the-pod",
             cgroup: &Bench::placement(),
             namespaces: &bench.namespaces(),
+            id_maps: None,
             files: &bench.files(),
             rootfs: &bench.text("rootfs"),
             mounts: &[],
@@ -382,6 +384,7 @@ fn infra_containers_start() {
             cgroup: &Bench::placement(),
             cpuset: "0",
             namespaces: &bench.namespaces(),
+            id_maps: None,
             files: &bench.files(),
             rootfs: &bench.text("rootfs"),
             is_privileged: false,

@@ -6,16 +6,20 @@
 
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use domain::id::{ContainerId, ImageId, LayerId};
+use domain::id_maps::{IdMaps, RootOwner};
 use durable::Durability;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use sys::locks::RecordLock;
 
 use crate::error::{CreateContainerError, MountError, PathError, RemoveContainerError};
 use crate::fault;
+use crate::ids::{ContainerIds, MapRecord, let_pass, recorded_ids, user_namespace};
 use crate::options::{Transient, VolatileMounts};
 use crate::overlay::{Below, LOWER_MAX, is_mount_point, unmount_all};
 use crate::random;
@@ -38,6 +42,7 @@ fn to_container(file: usize, row: &ContainerRecord) -> Option<Container> {
         mount_label: row.flag_text("MountLabel"),
         process_label: row.flag_text("ProcessLabel"),
         volatile: if file == VOLATILE { Volatile::Yes } else { Volatile::No },
+        ids: recorded_ids(row).ok().flatten(),
     })
 }
 
@@ -60,6 +65,9 @@ impl Store {
     }
 
     /// Records a container and makes its read-write layer and its two directories.
+    ///
+    /// One in a user namespace: root of that namespace may pass through the directories, and all of them through those
+    /// that containers share.
     pub fn create_container(&self, new: NewContainer) -> Result<Container, CreateContainerError> {
         let records = |source| CreateContainerError::Records { container: new.id.clone(), source };
         let path_error = |source| CreateContainerError::Path { container: new.id.clone(), source };
@@ -67,6 +75,9 @@ impl Store {
             (Volatile::No, Transient::No) => STABLE,
             (Volatile::Yes, _) | (_, Transient::Yes) => VOLATILE,
         };
+        let id_lock = if new.ids == ContainerIds::Node { None } else { Some(self.id_lock().map_err(path_error)?) };
+        let held = id_lock.as_ref().map(|lock| lock.hold(RecordLock::Exclusive)).transpose();
+        let _choosing = held.map_err(PathError::new("lock ids of", self.root())).map_err(path_error)?;
         let mut layers = self.layers.write().map_err(records)?;
         let images = self.images.read().map_err(records)?;
         let mut containers = self.containers.write().map_err(records)?;
@@ -89,6 +100,10 @@ impl Store {
         }
         let layer =
             random::layer_id().map_err(PathError::new("draw a name in", self.overlay.home())).map_err(path_error)?;
+        let ids = self
+            .choose_ids(&new.ids, &containers)
+            .map_err(|source| CreateContainerError::Ids { container: new.id.clone(), source })?;
+        let root = ids.as_ref().map(IdMaps::root);
         let now = Timestamp::now().to_string();
         let layer_row = LayerRecord {
             id: layer.to_string(),
@@ -98,10 +113,10 @@ impl Store {
             created: now.clone(),
             ..LayerRecord::default()
         };
-        let row = record_of(&new, &layer, now, file);
+        let row = record_of(&new, &layer, now, file, ids.as_ref());
         let container = to_container(file, &row);
         let made = self
-            .make_container_layer(&layer, below.as_ref(), file)
+            .make_container_layer(&layer, below.as_ref(), file, root)
             .map_err(path_error)
             .and_then(|()| {
                 layers.rows_mut(file).push(layer_row);
@@ -113,6 +128,9 @@ impl Store {
                         .map_err(PathError::new("make directory", &path))
                         .and_then(|()| make_private(&path))
                         .map_err(path_error)?;
+                }
+                if let Some(root) = root {
+                    self.let_root_pass(&new.id, root).map_err(path_error)?;
                 }
                 containers.rows_mut(file).push(row);
                 containers.save(file).map_err(records)
@@ -127,7 +145,21 @@ impl Store {
         container.ok_or(CreateContainerError::Exists { container: new.id })
     }
 
-    fn make_container_layer(&self, layer: &LayerId, below: Option<&Below>, file: usize) -> Result<(), PathError> {
+    fn let_root_pass(&self, id: &ContainerId, root: RootOwner) -> Result<(), PathError> {
+        for base in [self.container_base(id), self.container_run_base(id)] {
+            let_pass(&base.join("userdata"), root)?;
+            let_pass(&base, root)?;
+        }
+        self.let_containers_pass()
+    }
+
+    fn make_container_layer(
+        &self,
+        layer: &LayerId,
+        below: Option<&Below>,
+        file: usize,
+        root: Option<RootOwner>,
+    ) -> Result<(), PathError> {
         let directory = self.overlay.layer_dir(layer.as_str());
         fault::step("make layer directory").map_err(PathError::new("make directory", &directory))?;
         for path in [&directory, &directory.join(DIFF)] {
@@ -136,6 +168,12 @@ impl Store {
         let durability = if file == STABLE { Durability::Durable } else { Durability::Volatile };
         let link = self.overlay.dress(&directory, below, durability)?;
         self.overlay.link(&link, layer.as_str())?;
+        if let Some(root) = root {
+            let diff = directory.join(DIFF);
+            std::os::unix::fs::lchown(&diff, Some(root.uid), Some(root.gid))
+                .map_err(PathError::new("set owner of", diff))?;
+            let_pass(&directory, root)?;
+        }
         if file == STABLE { self.overlay.sync_home() } else { Ok(()) }
     }
 
@@ -167,7 +205,11 @@ impl Store {
         if !is_mounted {
             let is_volatile = file == VOLATILE && self.volatile_mounts() == VolatileMounts::Allowed;
             let label = row.flag_text("MountLabel");
-            self.overlay.mount(&row.layer, &label, is_volatile).map_err(path_error)?;
+            let no_ids = |source| MountError::Ids { container: container.clone(), source };
+            let ids = recorded_ids(&row).map_err(no_ids)?;
+            let users = ids.as_ref().map(user_namespace).transpose().map_err(io::Error::other).map_err(no_ids)?;
+            let users = users.as_ref().map(AsFd::as_fd);
+            self.overlay.mount(&row.layer, &label, is_volatile, users).map_err(path_error)?;
         }
         let is_counted = mounts.find(&row.layer).is_some_and(|mount| mount.count > 0);
         if !(is_mounted && is_counted) {
@@ -214,6 +256,7 @@ impl Store {
     pub(crate) fn unmount_layer(&self, layer: &str, mounts: &mut Guard<'_, MountRecord>) -> Result<(), UnmountLayer> {
         fault::step("unmount").map_err(PathError::new("unmount", layer)).map_err(UnmountLayer::Path)?;
         unmount_all(&self.overlay.merged(layer)).map_err(UnmountLayer::Path)?;
+        self.overlay.unmap(layer).map_err(UnmountLayer::Path)?;
         if mounts.find(layer).is_some() {
             mounts.rows_mut(STABLE).retain(|mount| mount.id != layer);
             mounts.save(STABLE).map_err(UnmountLayer::Records)?;
@@ -316,7 +359,13 @@ fn check_free(
     Ok(())
 }
 
-fn record_of(new: &NewContainer, layer: &LayerId, created: String, file: usize) -> ContainerRecord {
+fn record_of(
+    new: &NewContainer,
+    layer: &LayerId,
+    created: String,
+    file: usize,
+    ids: Option<&IdMaps>,
+) -> ContainerRecord {
     let mut flags = Map::new();
     flags.insert("MountLabel".to_owned(), Value::String(new.mount_label.clone()));
     flags.insert("ProcessLabel".to_owned(), Value::String(new.process_label.clone()));
@@ -330,6 +379,8 @@ fn record_of(new: &NewContainer, layer: &LayerId, created: String, file: usize) 
         layer: layer.to_string(),
         metadata: new.metadata.clone(),
         created,
+        uidmap: ids.map(|ids| MapRecord::list(ids.uids())).unwrap_or_default(),
+        gidmap: ids.map(|ids| MapRecord::list(ids.gids())).unwrap_or_default(),
         flags,
         ..ContainerRecord::default()
     }

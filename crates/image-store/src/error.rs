@@ -7,6 +7,7 @@ use domain::digest::Digest;
 use domain::id::{ContainerId, ImageId, LayerId};
 use thiserror::Error;
 
+use crate::ids::FindIdsError;
 use crate::options::OptionsError;
 use crate::table::RecordsError;
 
@@ -314,6 +315,15 @@ pub enum CreateContainerError {
         /// Its image.
         image: ImageId,
     },
+    /// There are no ids for its user namespace.
+    #[error("find ids for the user namespace of container {container}")]
+    Ids {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        #[source]
+        source: FindIdsError,
+    },
     /// The image has as many layers as the kernel mounts.
     #[error("create container {container}: image {image} has too many layers")]
     TooDeep {
@@ -358,6 +368,15 @@ pub enum MountError {
         container: ContainerId,
         /// The layer.
         layer: String,
+    },
+    /// The recorded ids of its user namespace are none, or the kernel does not take them.
+    #[error("map ids of container {container}")]
+    Ids {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The kernel refused.
     #[error("mount container {container}")]

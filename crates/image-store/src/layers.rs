@@ -192,6 +192,7 @@ impl Store {
     /// Takes everything of a layer but its record out of the way.
     pub(crate) fn take_layer_files(&self, id: &str) -> Result<Option<StagingDir>, PathError> {
         self.overlay.unlink(id);
+        self.overlay.unmap(id)?;
         let directory = self.staging().take(&self.overlay.layer_dir(id))?;
         let split = self.tar_split(id);
         match std::fs::remove_file(&split) {

@@ -12,6 +12,7 @@ mod containers;
 mod crc64;
 mod error;
 pub mod fault;
+mod ids;
 mod image_mounts;
 mod images;
 mod layers;
@@ -35,6 +36,7 @@ pub use error::{
     BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, MountImageError, OpenError,
     PathError, PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,
 };
+pub use ids::{ContainerIds, FindIdsError, SubordinateFiles};
 pub use layers::{LayerPin, layer_id};
 pub use options::{DevicePolicy, OptionsError, StoreOptions, Transient, VolatileMounts};
 pub use readback::ReadLayerError;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::ids::SubordinateFiles;
+
 /// What the caller has read from `storage.conf` and the daemon's own configuration.
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
@@ -21,6 +23,8 @@ pub struct StoreOptions {
     pub transient: Transient,
     /// Whether device nodes in images are made (as the rest of the field does) or make the layer unusable.
     pub devices: DevicePolicy,
+    /// Where automatic user namespaces find their ids.
+    pub subordinate_files: SubordinateFiles,
     /// Whether overlays of volatile containers are mounted with `volatile` (`disable-volatile` of storage.conf).
     pub volatile_mounts: VolatileMounts,
 }

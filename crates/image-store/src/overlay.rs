@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,8 @@ pub(crate) const LOWER_MAX: usize = 500;
 const LOWER_FILE_MAX_BYTES: u64 = 32 << 10;
 /// Mount data must fit one page, its NUL included.
 const MOUNT_DATA_MAX_BYTES: usize = 4095;
+/// Where lower directories are attached with other ids, while an overlay is made of them. Source: containers/storage.
+const MAPPED: &str = "mapped";
 /// Mode of a base layer's directory. Source: containers/storage.
 const BASE_DIFF_MODE: u32 = 0o555;
 
@@ -245,13 +247,22 @@ impl Overlay {
         Ok(merged)
     }
 
-    /// Mounts a read-write layer at its `merged` directory.
-    pub(crate) fn mount(&self, id: &str, label: &str, is_volatile: bool) -> Result<PathBuf, PathError> {
+    /// Mounts a read-write layer at its `merged` directory; what lies below it shows the owners `users` says.
+    pub(crate) fn mount(
+        &self,
+        id: &str,
+        label: &str,
+        is_volatile: bool,
+        users: Option<BorrowedFd<'_>>,
+    ) -> Result<PathBuf, PathError> {
         let directory = self.layer_dir(id);
         let merged = self.make_merged(&directory)?;
         // Left by an unclean end of the machine; the kernel then refuses the upper directory.
         let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
-        let lowers = self.lowers(id)?;
+        let mut lowers = self.lowers(id)?;
+        if let Some(users) = users {
+            lowers = self.map_lowers(id, &lowers, users)?;
+        }
         let (flags, mut options) = mount_options(&self.mountopt);
         if is_volatile {
             options.push("volatile".to_owned());
@@ -261,8 +272,47 @@ impl Overlay {
         }
         let call = MountCall { lowers: &lowers, upper: Some(&directory), merged: &merged, options: &options, flags };
         fault::step("mount").map_err(PathError::new("mount", &merged))?;
-        call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged))?;
-        Ok(merged)
+        let mounted = call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged));
+        if users.is_some() {
+            // The overlay keeps mounts of its own.
+            self.unmap(id)?;
+        }
+        mounted.map(|()| merged)
+    }
+
+    /// Attaches id-mapped copies of lower directories at `mapped/<number>`.
+    fn map_lowers(&self, id: &str, lowers: &[PathBuf], users: BorrowedFd<'_>) -> Result<Vec<PathBuf>, PathError> {
+        self.unmap(id)?;
+        let directory = self.layer_dir(id).join(MAPPED);
+        make_dir(&directory, 0o700)?;
+        let map = |(number, lower): (usize, &PathBuf)| {
+            let target = directory.join(number.to_string());
+            make_dir(&target, 0o700)?;
+            let tree = sys::idmap::mapped_tree(lower, users).map_err(PathError::new("map ids of", lower))?;
+            sys::idmap::attach(&tree, &target).map_err(PathError::new("attach", &target))?;
+            Ok(target)
+        };
+        let mapped: Result<Vec<_>, PathError> = lowers.iter().enumerate().map(map).collect();
+        if mapped.is_err() {
+            // The first failure is the one to tell; what stays is taken away with the layer.
+            let _ = self.unmap(id);
+        }
+        mapped
+    }
+
+    /// Takes away what [`Self::map_lowers`] attached, also when it was cut off.
+    pub(crate) fn unmap(&self, id: &str) -> Result<(), PathError> {
+        let directory = self.layer_dir(id).join(MAPPED);
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(PathError::new("list", &directory))?,
+        };
+        for entry in entries.flatten() {
+            unmount_all(&entry.path())?;
+            // Not with what it holds: that might be a layer of an image.
+            std::fs::remove_dir(entry.path()).map_err(PathError::new("remove", entry.path()))?;
+        }
+        std::fs::remove_dir(&directory).map_err(PathError::new("remove", &directory))
     }
 
     /// The directories below a layer, nearest first; short names that are gone are made again.

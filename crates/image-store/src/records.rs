@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::ids::MapRecord;
 use crate::types::Sizes;
 
 /// Go writes absent lists as `null` in places; both mean empty.
@@ -117,6 +118,10 @@ pub(crate) struct ContainerRecord {
     pub(crate) big_data_digests: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) created: String,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) uidmap: Vec<MapRecord>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gidmap: Vec<MapRecord>,
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Map::is_empty")]
     pub(crate) flags: Map<String, Value>,
     #[serde(flatten)]
@@ -184,7 +189,7 @@ mod tests {
             r#"[{"id":"82","digest":"sha256:49","names":["localhost/a:1"],"names-history":["localhost/a:1"],"layer":"27","metadata":"{}","big-data-names":["manifest"],"big-data-sizes":{"manifest":343},"big-data-digests":{"manifest":"sha256:49"},"created":"2026-11-20T09:02:35.058629427Z"}]"#,
         );
         unchanged::<ContainerRecord>(
-            r#"[{"id":"75","names":["c1"],"image":"","layer":"90","metadata":"{\"name\":\"c1\"}","created":"2026-11-20T09:03:09.415620706Z","flags":{"MountLabel":"","ProcessLabel":""},"from-the-future":{"a":[1]}}]"#,
+            r#"[{"id":"75","names":["c1"],"image":"","layer":"90","metadata":"{\"name\":\"c1\"}","created":"2026-11-20T09:03:09.415620706Z","uidmap":[{"container_id":0,"host_id":100000,"size":65536}],"gidmap":[{"container_id":0,"host_id":-1,"size":4294967297}],"flags":{"MountLabel":"","ProcessLabel":""},"from-the-future":{"a":[1]}}]"#,
         );
         unchanged::<MountRecord>(r#"[{"id":"90","path":"/x/merged","count":1}]"#);
         let nulls: Vec<LayerRecord> = serde_json::from_str(r#"[{"id":"a","names":null,"flags":null}]"#).unwrap();

@@ -13,6 +13,7 @@ use domain::id::{ContainerId, LayerId};
 use durable::Durability;
 
 use crate::error::{OpenError, PathError};
+use crate::ids::SubordinateFiles;
 use crate::options::{DevicePolicy, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
 use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
@@ -41,6 +42,7 @@ pub struct Store {
     devices: DevicePolicy,
     volatile_mounts: VolatileMounts,
     transient: Transient,
+    subordinate_files: SubordinateFiles,
     pub(crate) overlay: Overlay,
     staging: Staging,
     pub(crate) layers: Table<LayerRecord>,
@@ -124,6 +126,7 @@ impl Store {
             devices: options.devices,
             volatile_mounts: options.volatile_mounts,
             transient: options.transient,
+            subordinate_files: options.subordinate_files,
             root,
             runroot,
             overlay,
@@ -190,6 +193,10 @@ impl Store {
 
     pub(crate) fn volatile_mounts(&self) -> VolatileMounts {
         self.volatile_mounts
+    }
+
+    pub(crate) fn subordinate_files(&self) -> &SubordinateFiles {
+        &self.subordinate_files
     }
 
     pub(crate) fn transient(&self) -> Transient {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use domain::digest::Digest;
 use domain::id::{ContainerId, ImageId, LayerId};
+use domain::id_maps::IdMaps;
 use jiff::Timestamp;
+
+use crate::ids::ContainerIds;
 
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +133,8 @@ pub struct NewContainer {
     pub process_label: String,
     /// Whether records and contents may be lost with the machine.
     pub volatile: Volatile,
+    /// Whose ids its files have.
+    pub ids: ContainerIds,
 }
 
 /// Whether a container needs to survive a loss of power.
@@ -163,6 +168,8 @@ pub struct Container {
     pub process_label: String,
     /// Which file records it.
     pub volatile: Volatile,
+    /// The ids of its user namespace; absent for those of the node, or when the record's are no map.
+    pub ids: Option<IdMaps>,
 }
 
 /// What part of a file system something takes.

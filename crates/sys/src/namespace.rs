@@ -28,7 +28,7 @@ mod sysctl;
 mod user;
 
 pub use sysctl::{ParseSysctlError, Sysctl};
-pub use user::{IdMaps, IdRange, pin_with_user};
+pub use user::{IdMaps, IdRange, make_user, pin_with_user};
 
 /// What `fstatfs` calls a file of the namespace file system (linux/magic.h).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -271,10 +271,14 @@ fn check_name(name: &str) -> Result<(), PinError> {
 }
 
 fn check(name: &str, wanted: &Wanted<'_>) -> Result<(), PinError> {
-    check_name(name)?;
     if wanted.kinds == Kinds::default() {
         return Err(PinError::Nothing);
     }
+    check_but_kinds(name, wanted)
+}
+
+fn check_but_kinds(name: &str, wanted: &Wanted<'_>) -> Result<(), PinError> {
+    check_name(name)?;
     if let Some(hostname) = wanted.hostname
         && (hostname.len() > HOST_NAME_MAX || hostname.contains('\0'))
     {

@@ -68,6 +68,8 @@ targets! {
     workload_overrides, PURE, domain::spec::fuzz_override;
     unified_resources, PURE, domain::spec::fuzz_unified;
     unit_properties, PURE, domain::spec::fuzz_unit_property;
+    userns_mode, PURE, domain::userns::fuzz_mode;
+    subordinate_ids, PURE, |bytes| _ = domain::id_maps::parse_subordinate_ids(bytes, "containers");
     network_config, PURE, network::fuzz_config;
     network_result, PURE, network::fuzz_result;
     network_cache, PURE, network::fuzz_cache_entry;

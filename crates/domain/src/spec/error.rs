@@ -115,6 +115,14 @@ pub enum SpecError {
         /// `the pod`, `the target container`.
         of: &'static str,
     },
+    /// A process of a user namespace runs as one of its users.
+    #[error("{kind} {id} is not mapped into the user namespace of the pod")]
+    NotMapped {
+        /// Of users or groups.
+        kind: crate::id_maps::IdKind,
+        /// The id.
+        id: u32,
+    },
     /// `recursive_read_only` without `readonly`.
     #[error("recursive read-only mount of {path:?} conflicts with a read-write mount")]
     RecursiveReadOnlyNeedsReadonly {

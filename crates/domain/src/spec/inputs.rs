@@ -9,6 +9,7 @@ use crate::apparmor::ApparmorName;
 use crate::container::{ContainerConfig, Propagation};
 use crate::cpus::CpuSet;
 use crate::id::{ContainerId, SandboxId};
+use crate::id_maps::IdMaps;
 use crate::image::ImageConfig;
 use crate::sandbox::SandboxConfig;
 use crate::security::IdMapping;
@@ -206,6 +207,8 @@ pub struct NamespacePaths {
     pub ipc: Option<String>,
     /// UTS namespace.
     pub uts: Option<String>,
+    /// User namespace; the others belong to it then.
+    pub user: Option<String>,
     /// The infra container's process namespace, as `/proc/<pid>/ns/pid` or its pin.
     pub pid: Option<String>,
     /// The target container's process namespace, when the request names one.
@@ -289,6 +292,8 @@ pub struct ContainerInputs<'a> {
     pub cgroup: &'a CgroupPlacement,
     /// The pod's namespaces.
     pub namespaces: &'a NamespacePaths,
+    /// Ids of the pod's user namespace.
+    pub id_maps: Option<&'a IdMaps>,
     /// Files of the daemon.
     pub files: &'a GeneratedFiles,
     /// Where the root file system is mounted.
@@ -341,6 +346,8 @@ pub struct InfraInputs<'a> {
     pub cpuset: &'a str,
     /// The pod's namespaces.
     pub namespaces: &'a NamespacePaths,
+    /// Ids of the pod's user namespace.
+    pub id_maps: Option<&'a IdMaps>,
     /// Files of the daemon.
     pub files: &'a GeneratedFiles,
     /// Where the root file system is mounted.

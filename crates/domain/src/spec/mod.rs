@@ -20,6 +20,7 @@ mod sysctl;
 mod tuning;
 mod unit_property;
 mod workload;
+mod userns;
 
 use std::collections::BTreeMap;
 
@@ -42,6 +43,7 @@ pub use tuning::{ExecCpu, Interrupts, SHARED_ENV, Tuning, has_whole_cpus};
 pub use unit_property::{check_unit_properties, fuzz_unit_property};
 pub use workload::{Workload, WorkloadResources, fuzz_override};
 
+use self::userns::UsernsMounts;
 use crate::image::ImageConfig;
 use crate::resources::Resources;
 use crate::security::{NamespaceMode, NamespaceOptions};
@@ -129,7 +131,6 @@ fn namespaces(
     paths: &NamespacePaths,
     has_cgroup_namespace: bool,
 ) -> Result<(Vec<LinuxNamespace>, bool), SpecError> {
-    refuse_user_namespace(options)?;
     let mut list = vec![namespace(LinuxNamespaceType::Mount, None)];
     let is_host_network = options.network == NamespaceMode::Node;
     if !is_host_network {
@@ -155,16 +156,10 @@ fn namespaces(
     if has_cgroup_namespace {
         list.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
-    Ok((list, has_uts))
-}
-
-fn refuse_user_namespace(options: &NamespaceOptions) -> Result<(), SpecError> {
-    match &options.user {
-        Some(user) if user.mode != NamespaceMode::Node => {
-            Err(unsupported("userns_options with a mode other than NODE"))
-        }
-        _ => Ok(()),
+    if let Some(path) = userns::path(options, paths)? {
+        list.push(namespace(LinuxNamespaceType::User, Some(path)));
     }
+    Ok((list, has_uts))
 }
 
 /// The request's list with the defaults, sorted, each once; empty stays empty (`procMount: Unmasked`).
@@ -260,6 +255,7 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
             is_read_only_by_config: defaults.is_read_only,
             is_rootfs_readonly: is_readonly,
             is_cgroup_writable: inputs.pod_annotations.get(CGROUP_WRITABLE).is_some_and(|value| value == "true"),
+            userns: inputs.id_maps.map(|maps| UsernsMounts::new(maps, &security.namespaces)),
         },
         &mut clamped,
     )?;
@@ -303,6 +299,10 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     linux.set_seccomp(inputs.seccomp.cloned());
     let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
     linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
+    if let Some(maps) = inputs.id_maps {
+        userns::check_user(inputs.user, maps)?;
+        userns::set_maps(&mut linux, maps);
+    }
 
     let version = if plan.has_id_mappings { OCI_VERSION_ID_MAPPED } else { OCI_VERSION };
     let hostname = has_uts.then_some(inputs.hostname);
@@ -366,8 +366,13 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     linux.set_seccomp(inputs.seccomp.cloned());
     let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
     linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
+    if let Some(maps) = inputs.id_maps {
+        userns::check_user(inputs.user, maps)?;
+        userns::set_maps(&mut linux, maps);
+    }
 
-    let mounts = mounts::infra_mounts(inputs.files, is_host_network);
+    let userns = inputs.id_maps.map(|maps| UsernsMounts::new(maps, options));
+    let mounts = mounts::infra_mounts(inputs.files, is_host_network, userns.as_ref());
     let hostname = has_uts.then_some(inputs.hostname);
     let spec = spec(OCI_VERSION, process, inputs.rootfs, true, mounts, hostname, linux, inputs.annotations);
     Ok(Assembled { spec, clamped })

@@ -7,12 +7,15 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
+use super::userns::UsernsMounts;
 use super::{CgroupVersion, Clamp, GeneratedFiles, HandlerFacts, MountAccess, MountKind, ResolvedMount, SpecError};
 use crate::container::{self, Propagation};
 use crate::security::IdMapping;
 
+type BaseMount = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
 /// Options of the mounts that are there unless the request replaces them: destination, type, source, options.
-const BASE: [(&str, &str, &str, &[&str]); 6] = [
+const BASE: [BaseMount; 6] = [
     ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
     ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
     ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
@@ -128,7 +131,7 @@ fn entry(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn id_mappings(mappings: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
+pub(super) fn id_mappings(mappings: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
     let converted: Vec<_> = mappings
         .iter()
         .filter_map(|mapping| {
@@ -192,6 +195,8 @@ pub(super) struct MountInputs<'a> {
     pub(super) is_rootfs_readonly: bool,
     /// `cgroup2-mount-hierarchy-rw.crio.io` says true.
     pub(super) is_cgroup_writable: bool,
+    /// The pod has a user namespace.
+    pub(super) userns: Option<UsernsMounts<'a>>,
 }
 
 /// Mounts, and what they ask of the rest of the spec.
@@ -223,15 +228,17 @@ pub(super) fn mounts(inputs: &MountInputs<'_>, clamped: &mut Vec<Clamp>) -> Resu
         is_asked(path) || ["/dev", "/sys"].iter().any(|top| is_asked(top) && path.starts_with(&format!("{top}/")))
     };
     let mut made = Mounts::default();
-    for (destination, kind, source, options) in BASE.iter().filter(|(destination, ..)| !is_hidden(destination)) {
-        made.put(entry(destination, kind, source, options));
+    for base in BASE.iter().filter(|(destination, ..)| !is_hidden(destination)) {
+        made.put(base_mount(base, inputs.userns.as_ref(), "rro"));
     }
     if !is_hidden(CGROUP) {
         let access = if inputs.is_cgroup_writable && inputs.cgroup_version == CgroupVersion::V2 { "rw" } else { "ro" };
         made.put(entry(CGROUP, "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
     }
     if inputs.is_privileged {
-        if !is_hidden("/sys") {
+        // The sysfs of a network namespace that belongs to nobody here cannot be mounted: it stays bound.
+        let can_mount = inputs.userns.as_ref().is_none_or(|userns| userns.bind("/sys", "rro").is_none());
+        if !is_hidden("/sys") && can_mount {
             made.put(entry("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "rw", "rslave"]));
         }
         if !is_hidden(CGROUP) {
@@ -265,6 +272,18 @@ pub(super) fn mounts(inputs: &MountInputs<'_>, clamped: &mut Vec<Clamp>) -> Resu
     };
     let has_id_mappings = request.iter().any(|mount| !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty());
     Ok(MountPlan { mounts: made.0, rootfs_propagation, masked, has_id_mappings })
+}
+
+/// A mount of [`BASE`], as it can be in a user namespace.
+fn base_mount(base: &BaseMount, userns: Option<&UsernsMounts<'_>>, read_only: &'static str) -> Mount {
+    let (destination, kind, source, options) = base;
+    match userns {
+        None => entry(destination, kind, source, options),
+        Some(userns) => match userns.bind(destination, read_only) {
+            Some(options) => entry(destination, "bind", destination, &options),
+            None => entry(destination, kind, source, &userns.options(options)),
+        },
+    }
 }
 
 /// What systemd as the first process wants: writable directories and a cgroup it can write to. Returns a path to mask:
@@ -319,18 +338,20 @@ fn daemon_files(inputs: &MountInputs<'_>, made: &mut Mounts, is_asked: &dyn Fn(&
 }
 
 /// Mounts of the infra container.
-pub(super) fn infra_mounts(files: &GeneratedFiles, is_host_network: bool) -> Vec<Mount> {
+pub(super) fn infra_mounts(
+    files: &GeneratedFiles,
+    is_host_network: bool,
+    userns: Option<&UsernsMounts<'_>>,
+) -> Vec<Mount> {
     let mut made = Mounts::default();
-    for (destination, kind, source, options) in &BASE {
-        let options = match *destination {
+    for base in &BASE {
+        made.put(match base.0 {
             // A sysfs belongs to the network namespace that mounts it; the host's is bound instead.
             "/sys" if is_host_network => {
-                made.put(entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"]));
-                continue;
+                entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"])
             }
-            _ => *options,
-        };
-        made.put(entry(destination, kind, source, options));
+            _ => base_mount(base, userns, "ro"),
+        });
     }
     if let Some(shm) = &files.shm {
         made.put(entry("/dev/shm", "bind", shm, &["rw", "bind"]));

@@ -5,6 +5,7 @@ use super::*;
 use crate::apparmor::ApparmorName;
 use crate::container::{self, ContainerConfig, ContainerSecurity, Propagation};
 use crate::id::{ContainerId, SandboxId};
+use crate::id_maps::IdMaps;
 use crate::sandbox::{SandboxConfig, SandboxSecurity};
 use crate::security::{Capabilities, SecurityProfile, UserNamespace};
 use crate::user::ResolvedUser;
@@ -20,6 +21,7 @@ struct Case {
     handler: HandlerFacts,
     cgroup: CgroupPlacement,
     namespaces: NamespacePaths,
+    id_maps: Option<IdMaps>,
     files: GeneratedFiles,
     mounts: Vec<ResolvedMount>,
     devices: Vec<ResolvedDevice>,
@@ -54,9 +56,11 @@ impl Default for Case {
                 network: text("/ns/net"),
                 ipc: text("/ns/ipc"),
                 uts: text("/ns/uts"),
+                user: None,
                 pid: None,
                 target_pid: None,
             },
+            id_maps: None,
             files: GeneratedFiles {
                 resolv_conf: text("/f/resolv.conf"),
                 hostname: text("/f/hostname"),
@@ -92,6 +96,7 @@ impl Case {
             hostname: "pod",
             cgroup: &self.cgroup,
             namespaces: &self.namespaces,
+            id_maps: self.id_maps.as_ref(),
             files: &self.files,
             rootfs: "/rootfs",
             mounts: &self.mounts,
@@ -131,6 +136,7 @@ impl Case {
             cgroup: &self.cgroup,
             cpuset: "0",
             namespaces: &self.namespaces,
+            id_maps: self.id_maps.as_ref(),
             files: &self.files,
             rootfs: "/rootfs",
             is_privileged: self.sandbox.security.privileged,
@@ -277,6 +283,32 @@ fn namespaces_follow_their_modes() {
 }
 
 #[test]
+fn a_user_namespace_is_joined_with_its_ids() {
+    let range = |host_id| vec![crate::security::IdMapping { container_id: 0, host_id, length: 1000 }];
+    let mut case = Case { id_maps: IdMaps::new(range(100_000), range(200_000)).ok(), ..Case::default() };
+    case.namespaces.user = Some("/ns/user".to_owned());
+    let of_kind = |spec: &Value, key: &str, name: &str| {
+        let list = spec.pointer(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        list.into_iter().find(|one| one["type"] == name || one["destination"] == name).unwrap_or_default()
+    };
+    for spec in [case.json(), case.infra().0] {
+        assert_eq!(of_kind(&spec, "/linux/namespaces", "user")["path"], "/ns/user");
+        assert_eq!(spec["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]));
+        assert_eq!(spec["linux"]["gidMappings"], json!([{"containerID": 0, "hostID": 200_000, "size": 1000}]));
+        assert_eq!(of_kind(&spec, "/mounts", "/sys")["type"], "sysfs");
+        assert_eq!(spec["ociVersion"], "1.0.2", "every runtime takes it");
+    }
+    case.config.security.namespaces.network = NamespaceMode::Node;
+    case.sandbox.security.namespaces.network = NamespaceMode::Node;
+    case.config.security.privileged = true;
+    let sys = |access| json!(["nosuid", "noexec", "nodev", access, "rbind"]);
+    assert_eq!(of_kind(&case.json(), "/mounts", "/sys")["options"], sys("rro"));
+    assert_eq!(of_kind(&case.infra().0, "/mounts", "/sys")["options"], sys("ro"));
+    case.user.uid = 1000;
+    assert!(matches!(case.assemble(), Err(SpecError::NotMapped { id: 1000, .. })));
+}
+
+#[test]
 fn what_is_not_done_is_refused_by_name() {
     let with = |change: &dyn Fn(&mut Case)| {
         let mut case = Case::default();
@@ -289,7 +321,7 @@ fn what_is_not_done_is_refused_by_name() {
             let user = UserNamespace { mode: NamespaceMode::Pod, ..UserNamespace::default() };
             case.config.security.namespaces.user = Some(user);
         }),
-        unsupported("userns_options with a mode other than NODE")
+        Err("the user namespace of the pod is asked for, and there is none".to_owned())
     );
     assert_eq!(
         with(&|case| {

@@ -289,6 +289,7 @@ pub fn new_container(number: u32, image: Option<&ImageId>) -> NewContainer {
         mount_label: String::new(),
         process_label: String::new(),
         volatile: Volatile::Yes,
+        ids: image_store::ContainerIds::Node,
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitOptions};
 
-use super::{Kind, PIN_STACK, PinError, Pins, Wanted, attach, check, on_fresh_thread, on_thread, open, unpin};
+use super::{Kind, PIN_STACK, PinError, Pins, Wanted, attach, check_but_kinds, on_fresh_thread, on_thread, open, unpin};
 use crate::link;
 
 /// Lines the kernel takes in a map (user_namespaces(7), since Linux 4.15).
@@ -41,7 +41,7 @@ pub struct IdMaps<'a> {
 
 /// Makes a user namespace with the given ids and, owned by it, the namespaces wanted; pins all of them.
 ///
-/// Otherwise as [`super::pin`]; the user namespace is at `<dir>/userns/<name>` and the first in the pair.
+/// Otherwise as [`super::pin`], but no other kind need be wanted; the user namespace is at `<dir>/userns/<name>` and the first in the pair.
 /// Source: user_namespaces(7), Linux 3.8; CRI-O's `pinns --user`.
 pub fn pin_with_user(
     dir: &Path,
@@ -49,18 +49,9 @@ pub fn pin_with_user(
     wanted: &Wanted<'_>,
     maps: &IdMaps<'_>,
 ) -> Result<(PathBuf, Pins), PinError> {
-    check(name, wanted)?;
-    for ranges in [maps.users, maps.groups] {
-        let has_root = ranges.iter().any(|range| range.inside == 0 && range.length > 0);
-        if !has_root || ranges.len() > MAP_LINES_MAX {
-            return Err(PinError::IdMap);
-        }
-    }
-    let mut child = Child::start(wanted)?;
+    check_but_kinds(name, wanted)?;
+    let mut child = Child::mapped(wanted, maps)?;
     let pid = child.pid.as_raw_nonzero();
-    for (file, ranges) in [("gid_map", maps.groups), ("uid_map", maps.users)] {
-        write_map(&format!("/proc/{pid}/{file}"), ranges).map_err(PinError::WriteIdMap)?;
-    }
     child.set_up(wanted)?;
     if wanted.kinds.net {
         let raised = open(Path::new(&format!("/proc/{pid}/ns/net")))
@@ -83,6 +74,14 @@ pub fn pin_with_user(
     let pins = Pins { net: take(Kind::Net), ipc: take(Kind::Ipc), uts: take(Kind::Uts) };
     let user = take(Kind::User).expect("the user namespace is attached first");
     Ok((user, pins))
+}
+
+/// Makes a user namespace with the given ids that nobody is in: what id-mapped mounts are told their ids by.
+///
+/// It lasts as long as the descriptor, or a mount made with it. Source: user_namespaces(7), Linux 3.8.
+pub fn make_user(maps: &IdMaps<'_>) -> Result<OwnedFd, PinError> {
+    let child = Child::mapped(&Wanted::default(), maps)?;
+    open(Path::new(&format!("/proc/{}/ns/user", child.pid.as_raw_nonzero()))).map_err(PinError::Thread)
 }
 
 fn write_map(path: &str, ranges: &[IdRange]) -> io::Result<()> {
@@ -111,6 +110,22 @@ struct Plan {
 }
 
 impl Child {
+    /// A child whose user namespace has its ids.
+    fn mapped(wanted: &Wanted<'_>, maps: &IdMaps<'_>) -> Result<Self, PinError> {
+        for ranges in [maps.users, maps.groups] {
+            let has_root = ranges.iter().any(|range| range.inside == 0 && range.length > 0);
+            if !has_root || ranges.len() > MAP_LINES_MAX {
+                return Err(PinError::IdMap);
+            }
+        }
+        let child = Self::start(wanted)?;
+        let pid = child.pid.as_raw_nonzero();
+        for (file, ranges) in [("gid_map", maps.groups), ("uid_map", maps.users)] {
+            write_map(&format!("/proc/{pid}/{file}"), ranges).map_err(PinError::WriteIdMap)?;
+        }
+        Ok(child)
+    }
+
     fn start(wanted: &Wanted<'_>) -> Result<Self, PinError> {
         let pipes = || -> io::Result<_> {
             Ok((rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?, rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?))
