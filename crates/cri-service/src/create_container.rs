@@ -48,6 +48,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Seccomp { .. }
         | CreateContainerError::Apparmor { .. }
         | CreateContainerError::Target { .. }
+        | CreateContainerError::UserNamespace { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
         CreateContainerError::Sandbox(_)
         | CreateContainerError::SandboxNotReady { .. }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cri_api::v1;
-use lifecycle::{Node, RunSandboxError};
+use lifecycle::{Node, RunSandboxError, UserNamespaceError};
 use tonic::{Code, Status};
 
 use crate::from_cri::{InvalidRequest, sandbox_config};
@@ -23,6 +23,12 @@ pub(crate) async fn run_pod_sandbox(
 fn code(error: &RunSandboxError) -> Code {
     match error {
         RunSandboxError::Unsupported { .. } => Code::Unimplemented,
+        RunSandboxError::UserNamespace { source, .. } => match **source {
+            UserNamespaceError::Asked(_) => Code::InvalidArgument,
+            UserNamespaceError::HandlerLacksIdMaps { .. } | UserNamespaceError::StoreLacksIdMaps { .. } => {
+                Code::Unimplemented
+            }
+        },
         RunSandboxError::CgroupParent { .. }
         | RunSandboxError::Hostname { .. }
         | RunSandboxError::Seccomp { .. }

@@ -51,8 +51,8 @@ pub(crate) async fn status(node: &Node, request: v1::StatusRequest) -> Result<v1
         runtime_handlers: handlers.collect(),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
-            // As long as pods get no user namespaces, not with the node's network either.
-            user_namespaces_host_network: false,
+            // Where a handler does user namespaces at all.
+            user_namespaces_host_network: true,
         }),
     })
 }

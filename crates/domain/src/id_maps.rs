@@ -193,7 +193,8 @@ impl IdSet {
     /// Of ranges given as first id and length; what is beyond the ids there are is left out.
     #[must_use]
     pub fn new(ranges: impl IntoIterator<Item = (u32, u32)>) -> Self {
-        let ends = |(first, length): (u32, u32)| (u64::from(first), (u64::from(first) + u64::from(length)).min(IDS_END));
+        let ends =
+            |(first, length): (u32, u32)| (u64::from(first), (u64::from(first) + u64::from(length)).min(IDS_END));
         let mut intervals: Vec<Interval> = ranges.into_iter().map(ends).filter(|(first, end)| first < end).collect();
         intervals.sort_unstable();
         let mut merged: Vec<Interval> = Vec::with_capacity(intervals.len());
@@ -379,9 +380,15 @@ mod tests {
     fn ids_are_seen_from_both_sides() {
         let maps = IdMaps::new(map("1000:1000:1,0:100000:1000"), map("0:200000:500,65534:5:1")).expect("maps");
         assert_eq!(maps.root(), RootOwner { uid: 100_000, gid: 200_000 });
-        assert_eq!((maps.uid_inside(1000), maps.uid_inside(100_999), maps.uid_inside(999)), (Some(1000), Some(999), None));
+        assert_eq!(
+            (maps.uid_inside(1000), maps.uid_inside(100_999), maps.uid_inside(999)),
+            (Some(1000), Some(999), None)
+        );
         assert_eq!((maps.gid_inside(5), maps.gid_inside(200_500)), (Some(65534), None));
-        assert_eq!((maps.has_uid(1000), maps.has_uid(1001), maps.has_gid(499), maps.has_gid(500)), (true, false, true, false));
+        assert_eq!(
+            (maps.has_uid(1000), maps.has_uid(1001), maps.has_gid(499), maps.has_gid(500)),
+            (true, false, true, false)
+        );
         assert_eq!(maps.highest_gid(), 65534);
     }
 

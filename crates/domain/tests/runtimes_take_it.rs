@@ -81,7 +81,14 @@ impl Bench {
 
     fn namespaces(&self) -> NamespacePaths {
         let pin = |kind: &str| Some(format!("/proc/{}/ns/{kind}", self.holder.id()));
-        NamespacePaths { network: pin("net"), ipc: pin("ipc"), uts: pin("uts"), user: None, pid: None, target_pid: None }
+        NamespacePaths {
+            network: pin("net"),
+            ipc: pin("ipc"),
+            uts: pin("uts"),
+            user: None,
+            pid: None,
+            target_pid: None,
+        }
     }
 
     fn files(&self) -> GeneratedFiles {

@@ -133,6 +133,8 @@ impl Store {
             staging,
             pins: Arc::default(),
         };
+        // There from the beginning, as other tools make it.
+        drop(store.id_lock().map_err(OpenError::Path)?);
         store.recover(leftovers).map_err(OpenError::Records)?;
         Ok(store)
     }

@@ -74,7 +74,8 @@ fn files_of_an_image_have_the_ids_of_the_namespace() {
     assert_eq!(mounts_of(&roots), before + 1, "nothing but the root file system stays mounted");
     // Who is root inside gets to the root file system and the bundle, others do not.
     let bundle = store.container_run_dir(&container.id);
-    for own in [root.parent().unwrap(), bundle.as_path(), bundle.parent().unwrap(), &store.container_dir(&container.id)] {
+    for own in [root.parent().unwrap(), bundle.as_path(), bundle.parent().unwrap(), &store.container_dir(&container.id)]
+    {
         assert_eq!(owner(own), (0, 200_000, 0o710), "{}", own.display());
     }
     for shared in [roots.root(), roots.root().join("overlay"), roots.runroot().join("overlay-containers")] {

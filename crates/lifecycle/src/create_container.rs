@@ -26,7 +26,8 @@ use domain::security::NamespaceMode;
 use domain::spec::annotations::filter_annotations;
 use domain::spec::{Edits, SpecError, Tuning, check_unit_properties, updated_resources};
 use domain::user::ResolveUserError;
-use image_store::{NewContainer, Volatile};
+use domain::userns::{UsernsError, check_container};
+use image_store::{ContainerIds, NewContainer, Volatile};
 use runtime_client::create::{CreateError, CreateRequest};
 use state_store::metadata::RecordMetadata;
 use thiserror::Error;
@@ -61,6 +62,15 @@ pub enum CreateContainerError {
     NotPrivileged {
         /// The sandbox.
         sandbox: SandboxId,
+    },
+    /// Another user namespace than that of its pod.
+    #[error("user namespace of container {container}")]
+    UserNamespace {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: UsernsError,
     },
     /// The image is not here. Nothing is pulled.
     #[error("image {image:?} of container {container}")]
@@ -265,6 +275,7 @@ fn with_sandbox_namespaces(mut config: ContainerConfig, sandbox: &Sandbox) -> Co
             *asked = NamespaceMode::Node;
         }
     }
+    config.security.namespaces.user.clone_from(&sandbox.config.security.namespaces.user);
     config
 }
 
@@ -373,6 +384,9 @@ impl Node {
         if config.security.privileged && !sandbox.is_privileged() {
             return Err(CreateContainerError::NotPrivileged { sandbox: sandbox.id.clone() });
         }
+        let (asked, of_sandbox) = (&config.security.namespaces.user, &sandbox.config.security.namespaces.user);
+        check_container(asked.as_ref(), of_sandbox.as_ref(), sandbox.id_maps.as_ref())
+            .map_err(|source| CreateContainerError::UserNamespace { container: name.clone(), source })?;
         let mut config = with_sandbox_namespaces(config, &sandbox);
         let allowed = self.allowed_annotations(&sandbox.handler, &sandbox.config.annotations);
         config.annotations = filter_annotations(&config.annotations, &allowed).kept;
@@ -489,6 +503,7 @@ impl Node {
             mount_label: String::new(),
             process_label: String::new(),
             volatile: Volatile::Yes,
+            ids: plan.sandbox.id_maps.clone().map_or(ContainerIds::Node, ContainerIds::Given),
         };
         let (node, id) = (Arc::clone(self), plan.id.clone());
         undo.push("remove the store's record", move || {

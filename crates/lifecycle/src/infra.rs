@@ -97,6 +97,7 @@ impl Node {
         let image = pause.map_or_else(ImageConfig::default, |image| image.config.clone());
         let rootfs = self.config.root.root.join("overlay").display().to_string();
         let user = infra_user(plan, &image)
+            .and_then(|user| self.user_inside(user, &plan.config, made.id_maps.as_ref(), b"", b""))
             .map_err(|error| RunSandboxError::Unsupported { what: format!("user of the infra container: {error}") })?;
         let text = |path: &PathBuf| Some(path.display().to_string());
         let optional = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -104,6 +105,7 @@ impl Node {
             network: optional(&made.namespaces.network),
             ipc: optional(&made.namespaces.ipc),
             uts: optional(&made.namespaces.uts),
+            user: optional(&made.namespaces.user),
             pid: None,
             target_pid: None,
         };
@@ -135,6 +137,7 @@ impl Node {
             cgroup: &self.cgroups.placement(&plan.config.cgroup_parent),
             cpuset: self.config.runtime.infra_ctr_cpuset.as_ref().map_or("", config::CpuSet::as_str),
             namespaces: &namespaces,
+            id_maps: made.id_maps.as_ref(),
             files: &files,
             rootfs: &rootfs,
             is_privileged: plan.is_privileged,

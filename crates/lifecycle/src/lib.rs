@@ -51,6 +51,7 @@ mod stop_sandbox;
 mod undelivered;
 mod undo;
 mod update_container;
+mod userns;
 mod volumes;
 
 pub use container::{Container, ContainerImage, ContainerUser};
@@ -82,4 +83,5 @@ pub use stats::{
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
 pub use update_container::UpdateContainerError;
+pub use userns::UserNamespaceError;
 pub use volumes::ImageVolumeError;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use config::Config;
 use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Profiles};
 use domain::id::{ContainerId, SandboxId};
+use domain::id_maps::IdMapsError;
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults, Workload};
+use domain::userns::UsernsPolicy;
 use image_store::Store;
 use injection::cdi::Cdi;
 use injection::hooks::Hooks;
@@ -35,7 +37,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{apparmor, blocking, clock, cpus, facts, monitors, undelivered};
+use crate::{apparmor, blocking, clock, cpus, facts, monitors, undelivered, userns};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -73,6 +75,9 @@ pub enum OpenNodeError {
     /// The registry client's files are damaged.
     #[error("set up the registry client")]
     Registries(#[source] image_pull::registries::RegistriesError),
+    /// The configured ids of user namespaces.
+    #[error("uid_mappings and gid_mappings of the configuration")]
+    IdMappings(#[source] IdMapsError),
     /// The configured seccomp profile.
     #[error("load the default seccomp profile")]
     Seccomp(#[source] LoadProfileError),
@@ -127,6 +132,9 @@ pub struct Node {
     pub(crate) spec_defaults: SpecDefaults,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) seccomp: Profiles,
+    pub(crate) userns: UsernsPolicy,
+    /// Files can be shown with the ids of a user namespace.
+    pub(crate) can_map_ids: bool,
     pub(crate) cdi: Cdi,
     pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
     pub(crate) hooks: Hooks,
@@ -185,6 +193,12 @@ impl Node {
             let version = cgroups.version();
             blocking::run("look at the machine", move || facts::gather(version)).await
         };
+        let userns = userns::policy(&config).map_err(OpenNodeError::IdMappings)?;
+        let (store, can_map_ids) = blocking::run("try id-mapped mounts", move || {
+            let can_map_ids = userns::kernel_has_user_namespaces() && store.can_map_ids();
+            (store, can_map_ids)
+        })
+        .await;
         let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
         let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
         cdi.look();
@@ -208,6 +222,8 @@ impl Node {
             spec_defaults: spec_defaults(&config),
             workloads: cpus::workloads(&config),
             seccomp,
+            userns,
+            can_map_ids,
             cdi,
             apparmor: Arc::new(apparmor),
             hooks,
@@ -247,8 +263,7 @@ impl Node {
         let network_problem = self.network.status().await.err().map(|problem| problem.to_string());
         let describe = |features: Features| HandlerStatus {
             has_recursive_read_only: features.has_recursive_read_only,
-            // Refused by the spec's assembly until user namespaces of pods exist.
-            has_user_namespaces: false,
+            has_user_namespaces: features.has_idmapped_mounts && self.can_map_ids,
         };
         let mut handlers = vec![(String::new(), describe(self.handlers.default().features))];
         handlers.extend(self.handlers.iter().map(|(name, handler)| (name.to_owned(), describe(handler.features))));

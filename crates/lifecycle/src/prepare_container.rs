@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::apparmor::ApparmorName;
 use domain::container::ContainerConfig;
 use domain::id::ContainerId;
+use domain::id_maps::RootOwner;
 use domain::resources::Resources;
 use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
@@ -22,7 +23,7 @@ use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
 use durable::beneath::{Links, Root};
 use oci_spec::runtime::LinuxSeccomp;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Gid, OFlags, Uid};
 
 use crate::create_container::CreateContainerError;
 use crate::handler::Handler;
@@ -32,6 +33,7 @@ use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Action;
+use crate::userns;
 use crate::volumes::ImageVolume;
 
 /// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
@@ -86,6 +88,9 @@ impl PrepareJob {
             policy: security.supplemental_groups_policy,
         };
         let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
+            .and_then(|user| {
+                node.user_inside(user, &self.sandbox.config, self.sandbox.id_maps.as_ref(), &passwd, &group)
+            })
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
         let volumes = self.make_directories(node, &root)?;
         let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
@@ -112,6 +117,7 @@ impl PrepareJob {
             hostname: &self.sandbox.hostname,
             cgroup: &node.cgroups.placement(&self.sandbox.config.cgroup_parent),
             namespaces: &self.namespaces(),
+            id_maps: self.sandbox.id_maps.as_ref(),
             files: &files,
             rootfs: &rootfs,
             mounts: &mounts,
@@ -207,33 +213,31 @@ impl PrepareJob {
     /// Returns the mounts of volumes that are directories of the node (`image_volumes = "bind"`).
     fn make_directories(&self, node: &Node, root: &Root) -> Result<Vec<ResolvedMount>, CreateContainerError> {
         let mut mounts = Vec::new();
+        let owner = self.sandbox.root_owner();
         for (number, volume) in self.image.config.volumes.iter().enumerate() {
             if self.config.mounts.iter().any(|mount| mount.container_path == *volume) {
                 continue;
             }
             match node.config.image.image_volumes {
                 config::ImageVolumes::Ignore => {}
-                config::ImageVolumes::Mkdir => make_directory(root, Path::new(volume))
+                config::ImageVolumes::Mkdir => make_directory(root, Path::new(volume), owner)
                     .map_err(|source| self.root_error("create volume", Path::new(volume), source))?,
                 config::ImageVolumes::Bind => mounts.push(self.bind_volume(number, volume)?),
             }
         }
         let cwd = domain::spec::process_cwd(&self.config, &self.image.config)
             .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source: Box::new(source) })?;
-        make_directory(root, Path::new(&cwd))
+        make_directory(root, Path::new(&cwd), owner)
             .map_err(|source| self.root_error("create working directory", Path::new(&cwd), source))?;
-        link_mtab(root).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))?;
+        link_mtab(root, owner).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))?;
         Ok(mounts)
     }
 
     /// A directory beside the bundle for one volume. Its name is a number: the volume's own is the image's to choose.
     fn bind_volume(&self, number: usize, volume: &str) -> Result<ResolvedMount, CreateContainerError> {
         let path = self.bundle.join("mounts").join(number.to_string());
-        std::fs::create_dir_all(&path).map_err(|source| CreateContainerError::File {
-            container: self.name.clone(),
-            path: path.clone(),
-            source,
-        })?;
+        let made = std::fs::create_dir_all(&path).and_then(|()| userns::give(&path, self.sandbox.root_owner()));
+        made.map_err(|source| CreateContainerError::File { container: self.name.clone(), path: path.clone(), source })?;
         Ok(ResolvedMount {
             destination: volume.to_owned(),
             source: path.display().to_string(),
@@ -266,12 +270,9 @@ impl PrepareJob {
             }
             text.extend_from_slice(line.as_bytes());
             let path = self.bundle.join(name);
-            durable::replace(&path, &text, 0o644, Durability::Volatile).map_err(|error| {
-                CreateContainerError::File {
-                    container: self.name.clone(),
-                    path: path.clone(),
-                    source: io::Error::other(error),
-                }
+            let written = durable::replace(&path, &text, 0o644, Durability::Volatile).map_err(io::Error::other);
+            written.and_then(|()| userns::give(&path, self.sandbox.root_owner())).map_err(|source| {
+                CreateContainerError::File { container: self.name.clone(), path: path.clone(), source }
             })?;
             Ok(Some(path.display().to_string()))
         };
@@ -339,20 +340,22 @@ impl PrepareJob {
             network: text(&namespaces.network),
             ipc: text(&namespaces.ipc),
             uts: text(&namespaces.uts),
+            user: text(&namespaces.user),
             pid: self.sandbox.infra_pid().map(of_process),
             target_pid: self.target_pid.map(of_process),
         }
     }
 }
 
-/// Makes a directory and its parents, every step resolved beneath the root.
-fn make_directory(root: &Root, path: &Path) -> io::Result<()> {
+/// Makes a directory and its parents, every step resolved beneath the root; what is made belongs to `owner`.
+fn make_directory(root: &Root, path: &Path, owner: Option<RootOwner>) -> io::Result<()> {
     let mut made = PathBuf::from("/");
     for component in path.components() {
         let std::path::Component::Normal(name) = component else { continue };
         let parent = root.open_beneath(&made, OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot)?;
         match rustix::fs::mkdirat(parent.as_fd(), name, rustix::fs::Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Ok(()) => give_at(parent.as_fd(), Path::new(name), owner)?,
+            Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         made.push(name);
@@ -366,14 +369,21 @@ fn make_directory(root: &Root, path: &Path) -> io::Result<()> {
 }
 
 /// Programs that print mounts read `/etc/mtab`. Source: CRI-O.
-fn link_mtab(root: &Root) -> io::Result<()> {
+fn link_mtab(root: &Root, owner: Option<RootOwner>) -> io::Result<()> {
     let etc = match root.open_beneath(Path::new("/etc"), OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot) {
         Ok(etc) => etc,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         Err(error) => return Err(error),
     };
     match rustix::fs::symlinkat("/proc/mounts", etc.as_fd(), "mtab") {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Ok(()) => give_at(etc.as_fd(), Path::new("mtab"), owner),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn give_at(directory: BorrowedFd<'_>, name: &Path, owner: Option<RootOwner>) -> io::Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }

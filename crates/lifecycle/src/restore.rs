@@ -35,6 +35,7 @@ use crate::sandbox_files::find_containerenv;
 use crate::start_container::{is_started, record_running};
 use crate::stop_sandbox::is_marked_stopped;
 use crate::undo::{Undone, chain};
+use crate::userns::stored_ids;
 use crate::{blocking, clock};
 
 /// What is done with a sandbox's record.
@@ -172,7 +173,8 @@ impl Node {
             self.handlers.default()
         });
         let path = |kind| spec.namespace_path(kind).map(std::path::Path::to_owned);
-        let namespaces = SandboxNamespaces { network: path("network"), ipc: path("ipc"), uts: path("uts") };
+        let namespaces =
+            SandboxNamespaces { network: path("network"), ipc: path("ipc"), uts: path("uts"), user: path("user") };
         let is_marked = [&found.directory, &found.run_directory].into_iter().any(|path| is_marked_stopped(path));
         let is_stopped = is_marked || !has_pins(&namespaces);
         let infra = (!facts.is_spoofed).then(|| self.rebuild_infra(found, &facts, handler)).flatten();
@@ -195,6 +197,7 @@ impl Node {
             handler: Arc::clone(handler),
             hostname: facts.hostname.clone(),
             log_directory: config.log_directory.clone().into(),
+            id_maps: namespaces.user.as_ref().and_then(|_| stored_ids(spec)),
             namespaces,
             files: SandboxFiles {
                 resolv_conf: facts.resolv_path.clone().into(),
@@ -342,9 +345,15 @@ impl Node {
             network: pin(sys::namespace::Kind::Net),
             ipc: pin(sys::namespace::Kind::Ipc),
             uts: pin(sys::namespace::Kind::Uts),
+            user: pin(sys::namespace::Kind::User),
         };
         report("unpin namespaces", unpin(pins).await);
-        let pins = SandboxNamespaces { network: recorded("network"), ipc: recorded("ipc"), uts: recorded("uts") };
+        let pins = SandboxNamespaces {
+            network: recorded("network"),
+            ipc: recorded("ipc"),
+            uts: recorded("uts"),
+            user: recorded("user"),
+        };
         report("unpin namespaces", unpin(pins).await);
         report("remove cgroup", self.cgroups.remove_sandbox(&config.cgroup_parent, &id).await);
         let (store, store_id, run_directory) = (Arc::clone(&self.store), infra_id(&id), found.run_directory);
@@ -403,10 +412,7 @@ fn readable<T>(loaded: Result<Option<T>, state_store::LoadError>) -> Option<T> {
 
 /// After a reboot the files may be there, but nothing is mounted on them.
 fn has_pins(namespaces: &SandboxNamespaces) -> bool {
-    [&namespaces.network, &namespaces.ipc, &namespaces.uts]
-        .into_iter()
-        .flatten()
-        .all(|path| sys::namespace::is_pinned(path).unwrap_or(false))
+    namespaces.paths().all(|path| sys::namespace::is_pinned(path).unwrap_or(false))
 }
 
 fn ips_of(facts: &SandboxFacts, cached: impl FnOnce() -> Option<Vec<IpAddr>>) -> Vec<IpAddr> {

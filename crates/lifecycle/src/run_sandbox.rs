@@ -22,6 +22,7 @@ use std::time::Duration;
 use confinement::{apparmor, seccomp};
 use domain::apparmor::ApparmorName;
 use domain::id::SandboxId;
+use domain::id_maps::{IdMaps, RootOwner};
 use domain::name;
 use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
@@ -29,6 +30,7 @@ use domain::spec::{
     CgroupParent, CgroupPathError, CheckedSysctls, SpecError, SysctlNamespace, check_sysctls, check_unit_properties,
 };
 use domain::time::Timestamp;
+use domain::userns::{PodIds, fit_sysctl};
 use image_store::{NewContainer, Volatile};
 use network::{Attachment, CniResult};
 use state_store::intent::{Intent, SandboxIntent};
@@ -45,6 +47,7 @@ use crate::objects::Delivery;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
 use crate::sandbox_files::{self, SandboxFileError};
 use crate::undo::{Undo, Undone};
+use crate::userns::{self, UserNamespaceError};
 
 /// A node that has just booted gets its network within this; the kubelet's own patience is four minutes.
 const NETWORK_READY_LIMIT: Duration = Duration::from_secs(120);
@@ -67,6 +70,15 @@ pub enum RunSandboxError {
     Unsupported {
         /// The field.
         what: String,
+    },
+    /// Its user namespace cannot be had.
+    #[error("user namespace of sandbox {sandbox}")]
+    UserNamespace {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: Box<UserNamespaceError>,
     },
     /// The pod's cgroup parent does not fit the configured manager.
     #[error("cgroup parent of sandbox {sandbox}")]
@@ -238,6 +250,7 @@ pub(crate) struct Plan {
     pub(crate) log_directory: PathBuf,
     pub(crate) is_privileged: bool,
     pub(crate) apparmor: Option<ApparmorName>,
+    pub(crate) ids: PodIds,
     pub(crate) created: Timestamp,
     pub(crate) directory: PathBuf,
     pub(crate) run_directory: PathBuf,
@@ -246,6 +259,7 @@ pub(crate) struct Plan {
 /// What has been made when the spec is assembled.
 pub(crate) struct Made {
     pub(crate) namespaces: SandboxNamespaces,
+    pub(crate) id_maps: Option<IdMaps>,
     pub(crate) network: Option<CniResult>,
     pub(crate) files: SandboxFiles,
 }
@@ -320,9 +334,9 @@ impl Node {
         check_unit_properties(&config.annotations)
             .map_err(|source| RunSandboxError::Spec { sandbox: name.clone(), source: Box::new(source) })?;
         let namespaces = &config.security.namespaces;
-        if namespaces.user.as_ref().is_some_and(|user| user.mode == NamespaceMode::Pod) {
-            return Err(RunSandboxError::Unsupported { what: "a user namespace of the pod".to_owned() });
-        }
+        let ids = self
+            .sandbox_ids(&config, &handler)
+            .map_err(|source| RunSandboxError::UserNamespace { sandbox: name.clone(), source: Box::new(source) })?;
         CgroupParent::parse(self.cgroups.kind(), &config.cgroup_parent)
             .map_err(|source| RunSandboxError::CgroupParent { sandbox: name.clone(), source })?;
         let is_host_network = namespaces.network == NamespaceMode::Node;
@@ -361,6 +375,7 @@ impl Node {
             log_directory,
             is_privileged,
             apparmor,
+            ids,
         })
     }
 
@@ -380,17 +395,17 @@ impl Node {
 
     async fn make(self: &Arc<Self>, plan: &Plan, undo: &mut Undo) -> Result<Sandbox, RunSandboxError> {
         let pause = self.pause_image(plan).await?;
-        self.record_intent(plan, pause.as_ref().map(|image| image.id.clone()), undo).await?;
-        let namespaces = self.make_namespaces(plan, undo).await?;
+        let id_maps = self.record_intent(plan, pause.as_ref().map(|image| image.id.clone()), undo).await?;
+        let namespaces = self.make_namespaces(plan, id_maps.clone(), undo).await?;
         for (label, step) in self.ways_back(plan) {
             undo.push(label, step);
         }
         let (files, network, cgroup) = tokio::join!(
-            self.make_files(plan, pause.is_some()),
+            self.make_files(plan, pause.is_some(), id_maps.as_ref().map(IdMaps::root)),
             self.attach(plan, &namespaces),
             self.cgroups.create_sandbox(&plan.config.cgroup_parent, &plan.id),
         );
-        let made = Made { namespaces, files: files?, network: network? };
+        let made = Made { namespaces, id_maps, files: files?, network: network? };
         cgroup.map_err(|source| RunSandboxError::Cgroup { sandbox: plan.name.clone(), source })?;
         let spec = self.sandbox_spec(plan, &made, pause.as_ref())?;
         let infra =
@@ -417,6 +432,7 @@ impl Node {
             hostname: plan.hostname.clone(),
             log_directory: plan.log_directory.clone(),
             namespaces: made.namespaces,
+            id_maps: made.id_maps,
             files: made.files,
             infra,
             directory: plan.directory.clone(),
@@ -431,7 +447,7 @@ impl Node {
         plan: &Plan,
         image: Option<domain::id::ImageId>,
         undo: &mut Undo,
-    ) -> Result<(), RunSandboxError> {
+    ) -> Result<Option<IdMaps>, RunSandboxError> {
         let metadata = RecordMetadata {
             pod_name: plan.name.clone(),
             pod_id: plan.id.to_string(),
@@ -456,6 +472,7 @@ impl Node {
             mount_label: String::new(),
             process_label: String::new(),
             volatile: Volatile::Yes,
+            ids: userns::container_ids(&plan.ids),
         };
         let intent = SandboxIntent { intent: Intent::Creating, cgroup_parent: plan.config.cgroup_parent.clone() };
         let (store, directory) = (Arc::clone(&self.store), plan.directory.clone());
@@ -467,12 +484,13 @@ impl Node {
         let log_directory = plan.log_directory.clone();
         blocking::run("record sandbox", move || {
             let sandbox = new.names[1].clone();
-            store
+            let created = store
                 .create_container(new)
                 .map_err(|source| RunSandboxError::Store { sandbox: sandbox.clone(), source: Box::new(source) })?;
             state_store::intent::save_intent(&directory, &intent)
                 .map_err(|source| RunSandboxError::Record { sandbox, source })?;
-            make_log_directory(&log_directory)
+            make_log_directory(&log_directory)?;
+            Ok(created.ids)
         })
         .await
     }
@@ -480,6 +498,7 @@ impl Node {
     async fn make_namespaces(
         self: &Arc<Self>,
         plan: &Plan,
+        id_maps: Option<IdMaps>,
         undo: &mut Undo,
     ) -> Result<SandboxNamespaces, RunSandboxError> {
         let options = &plan.config.security.namespaces;
@@ -488,20 +507,25 @@ impl Node {
             ipc: options.ipc != NamespaceMode::Node,
             uts: options.network != NamespaceMode::Node,
         };
-        if !(kinds.net || kinds.ipc || kinds.uts) {
+        if !(kinds.net || kinds.ipc || kinds.uts || id_maps.is_some()) {
             return Ok(SandboxNamespaces::default());
         }
-        let sysctls = self.sysctls(plan, kinds);
+        let sysctls = self.sysctls(plan, kinds, id_maps.as_ref());
         let (directory, name) = (self.config.runtime.namespaces_dir.clone(), pin_name(&plan.id));
         let hostname = plan.hostname.clone();
-        let pins = blocking::run("pin namespaces", move || {
+        let (user, pins) = blocking::run("pin namespaces", move || {
             let wanted = Wanted { kinds, hostname: Some(&hostname), sysctls: &sysctls };
-            sys::namespace::pin(&directory, &name, &wanted)
+            let Some(maps) = id_maps else {
+                return sys::namespace::pin(&directory, &name, &wanted).map(|pins| (None, pins));
+            };
+            let (users, groups) = (userns::ranges(maps.uids()), userns::ranges(maps.gids()));
+            let maps = sys::namespace::IdMaps { users: &users, groups: &groups };
+            sys::namespace::pin_with_user(&directory, &name, &wanted, &maps).map(|(user, pins)| (Some(user), pins))
         })
         .await
         .map_err(|source| RunSandboxError::Namespaces { sandbox: plan.name.clone(), source: Box::new(source) })?;
         let Pins { net, ipc, uts } = pins;
-        let namespaces = SandboxNamespaces { network: net, ipc, uts };
+        let namespaces = SandboxNamespaces { network: net, ipc, uts, user };
         let paths = namespaces.clone();
         undo.push("unpin namespaces", move || {
             let paths = paths.clone();
@@ -510,7 +534,7 @@ impl Node {
         Ok(namespaces)
     }
 
-    fn sysctls(&self, plan: &Plan, kinds: Kinds) -> Vec<sys::namespace::Sysctl> {
+    fn sysctls(&self, plan: &Plan, kinds: Kinds, id_maps: Option<&IdMaps>) -> Vec<sys::namespace::Sysctl> {
         let defaults: Vec<(String, String)> = self
             .config
             .runtime
@@ -528,22 +552,31 @@ impl Node {
             SysctlNamespace::Ipc => kinds.ipc,
         });
         wanted
-            .filter_map(|sysctl| match sys::namespace::Sysctl::parse(&sysctl.path(), sysctl.value()) {
-                Ok(parsed) => Some(parsed),
-                Err(error) => {
-                    tracing::warn!(sandbox.id = %plan.id, sysctl = sysctl.name(), %error, "skipping a sysctl");
-                    None
+            .filter_map(|sysctl| {
+                let fitting = id_maps.and_then(|maps| fit_sysctl(sysctl.name(), sysctl.value(), maps));
+                let value = fitting.as_deref().unwrap_or(sysctl.value());
+                match sys::namespace::Sysctl::parse(&sysctl.path(), value) {
+                    Ok(parsed) => Some(parsed),
+                    Err(error) => {
+                        tracing::warn!(sandbox.id = %plan.id, sysctl = sysctl.name(), %error, "skipping a sysctl");
+                        None
+                    }
                 }
             })
             .collect()
     }
 
-    async fn make_files(&self, plan: &Plan, has_infra: bool) -> Result<SandboxFiles, RunSandboxError> {
+    async fn make_files(
+        &self,
+        plan: &Plan,
+        has_infra: bool,
+        root: Option<RootOwner>,
+    ) -> Result<SandboxFiles, RunSandboxError> {
         let (config, hostname, run_directory) =
             (plan.config.clone(), plan.hostname.clone(), plan.run_directory.clone());
         let state_directory = if has_infra { plan.directory.clone() } else { run_directory.clone() };
         blocking::run("make sandbox files", move || {
-            sandbox_files::make(&config, &hostname, &state_directory, &run_directory)
+            sandbox_files::make(&config, &hostname, &state_directory, &run_directory, root)
         })
         .await
         .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })
@@ -618,8 +651,8 @@ type BoxedStep = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Undone
 /// Unpins whatever is pinned; what is missing is unpinned.
 pub(crate) async fn unpin(namespaces: SandboxNamespaces) -> Undone {
     blocking::run("unpin namespaces", move || {
-        for path in [namespaces.network, namespaces.ipc, namespaces.uts].into_iter().flatten() {
-            sys::namespace::unpin(&path)?;
+        for path in namespaces.paths() {
+            sys::namespace::unpin(path)?;
         }
         Ok(())
     })

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::container::ContainerState;
 use domain::id::{ContainerId, SandboxId};
+use domain::id_maps::IdMaps;
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
 use domain::time::Timestamp;
@@ -19,6 +20,14 @@ pub(crate) struct SandboxNamespaces {
     pub(crate) network: Option<PathBuf>,
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) uts: Option<PathBuf>,
+    pub(crate) user: Option<PathBuf>,
+}
+
+impl SandboxNamespaces {
+    /// Where they are pinned.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.network, &self.ipc, &self.uts, &self.user].into_iter().flatten()
+    }
 }
 
 /// Files of a sandbox that its containers see.
@@ -48,6 +57,8 @@ pub struct Sandbox {
     pub(crate) hostname: String,
     pub(crate) log_directory: PathBuf,
     pub(crate) namespaces: SandboxNamespaces,
+    /// Ids of its user namespace, if it has one.
+    pub(crate) id_maps: Option<IdMaps>,
     pub(crate) files: SandboxFiles,
     /// The pause container, where one is needed.
     pub(crate) infra: Option<Arc<Container>>,
@@ -71,6 +82,7 @@ pub(crate) struct SandboxParts {
     pub(crate) hostname: String,
     pub(crate) log_directory: PathBuf,
     pub(crate) namespaces: SandboxNamespaces,
+    pub(crate) id_maps: Option<IdMaps>,
     pub(crate) files: SandboxFiles,
     pub(crate) infra: Option<Arc<Container>>,
     pub(crate) directory: PathBuf,
@@ -90,6 +102,7 @@ impl Sandbox {
             hostname: parts.hostname,
             log_directory: parts.log_directory,
             namespaces: parts.namespaces,
+            id_maps: parts.id_maps,
             files: parts.files,
             infra: parts.infra,
             directory: parts.directory,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use domain::id_maps::RootOwner;
 use domain::sandbox::{DnsConfig, SandboxConfig};
 use domain::security::NamespaceMode;
 use durable::Durability;
@@ -12,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
 
 use crate::sandbox::SandboxFiles;
+use crate::userns;
 
 /// Size of `/dev/shm` where the pod does not say. Source: CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
@@ -46,12 +48,13 @@ pub enum SandboxFileError {
     },
 }
 
-/// Makes the files in the sandbox's directories.
+/// Makes the files in the sandbox's directories. They belong to `root` of its user namespace, if it has one.
 pub(crate) fn make(
     config: &SandboxConfig,
     hostname: &str,
     state_directory: &Path,
     run_directory: &Path,
+    root: Option<RootOwner>,
 ) -> Result<SandboxFiles, SandboxFileError> {
     let resolv_conf = run_directory.join("resolv.conf");
     let text = match config.dns.as_ref().filter(|dns| !is_empty(dns)) {
@@ -68,8 +71,12 @@ pub(crate) fn make(
     } else {
         let shm = run_directory.join("shm");
         mount_shm(&shm)?;
+        give(&shm, root)?;
         shm
     };
+    for file in [&resolv_conf, &hostname_file, &containerenv] {
+        give(file, root)?;
+    }
     Ok(SandboxFiles { resolv_conf, hostname: hostname_file, containerenv, shm })
 }
 
@@ -99,6 +106,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxFileError> {
         path: path.to_owned(),
         source: io::Error::other(error),
     })
+}
+
+fn give(path: &Path, root: Option<RootOwner>) -> Result<(), SandboxFileError> {
+    let failed = |source| SandboxFileError::Path { action: "set owner of", path: path.to_owned(), source };
+    userns::give(path, root).map_err(failed)
 }
 
 fn mount_shm(path: &Path) -> Result<(), SandboxFileError> {

@@ -31,6 +31,24 @@ pub struct StoredLinux {
     pub cgroups_path: String,
     /// Limits in the OCI form.
     pub resources: serde_json::Value,
+    /// Users of the user namespace.
+    pub uid_mappings: Vec<StoredIdMapping>,
+    /// Groups of the user namespace.
+    pub gid_mappings: Vec<StoredIdMapping>,
+}
+
+/// One range of ids of a user namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct StoredIdMapping {
+    /// First id inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// First id on the node.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// One namespace entry.

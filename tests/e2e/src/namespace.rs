@@ -22,6 +22,9 @@ fi
 mkdir -p /var/lib/cni
 mount --bind "$1/var-lib-cni" /var/lib/cni
 mount --bind "$1/etc-containers" /etc/containers
+for ids in subuid subgid; do
+  if [ -e /etc/$ids ]; then mount --bind "$1/etc-$ids" /etc/$ids; fi
+done
 mount --make-rshared /
 ip link set lo up
 ip link add node0 type veth peer name node1
@@ -39,7 +42,8 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes them. `scratch` is where the stand-ins for /etc/containers and /var/lib/cni lie.
+    /// Makes them. `scratch` is where the stand-ins for /etc/containers, /etc/subuid, /etc/subgid and /var/lib/cni
+    /// lie.
     pub(crate) fn new(scratch: &Path) -> Self {
         let mut holder = Command::new("unshare")
             .args(["--mount", "--net", "--propagation", "private", "--", "/bin/sh", "-c", PREPARE, "holder"])

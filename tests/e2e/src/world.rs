@@ -34,6 +34,11 @@ const REGISTRY_PORT: u16 = 5000;
 /// Where registries.conf allows registries without TLS.
 pub const INSECURE_PORTS: std::ops::Range<u16> = 5000..5032;
 
+/// Ids set aside for automatic user namespaces, of users and groups.
+pub const FIRST_AUTO_ID: u32 = 1_000_000;
+/// How many: two pods' worth.
+pub const AUTO_IDS: u32 = 2 * 65536;
+
 /// Which programs stand behind a runtime handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handler {
@@ -191,6 +196,9 @@ impl World {
             scratch.join("etc-containers/policy.json"),
             r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
         );
+        for ids in ["etc-subuid", "etc-subgid"] {
+            tools::write(scratch.join(ids), format!("containers:{FIRST_AUTO_ID}:{AUTO_IDS}\n"));
+        }
         let insecure: String = INSECURE_PORTS
             .map(|port| format!("[[registry]]\nlocation = \"127.0.0.1:{port}\"\ninsecure = true\n"))
             .collect();

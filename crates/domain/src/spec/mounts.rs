@@ -347,9 +347,7 @@ pub(super) fn infra_mounts(
     for base in &BASE {
         made.put(match base.0 {
             // A sysfs belongs to the network namespace that mounts it; the host's is bound instead.
-            "/sys" if is_host_network => {
-                entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"])
-            }
+            "/sys" if is_host_network => entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"]),
             _ => base_mount(base, userns, "ro"),
         });
     }

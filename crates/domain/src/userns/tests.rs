@@ -13,11 +13,7 @@ fn options(mode: NamespaceMode, uids: &str, gids: &str) -> UserNamespace {
     UserNamespace { mode, uids: map(uids), gids: map(gids) }
 }
 
-fn decide(
-    security: &SandboxSecurity,
-    annotation: Option<&str>,
-    policy: &UsernsPolicy,
-) -> Result<PodIds, String> {
+fn decide(security: &SandboxSecurity, annotation: Option<&str>, policy: &UsernsPolicy) -> Result<PodIds, String> {
     pod_ids(security, annotation, policy).map_err(|error| error.to_string())
 }
 

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitOptions};
 
-use super::{Kind, PIN_STACK, PinError, Pins, Wanted, attach, check_but_kinds, on_fresh_thread, on_thread, open, unpin};
+use super::{
+    Kind, PIN_STACK, PinError, Pins, Wanted, attach, check_but_kinds, on_fresh_thread, on_thread, open, unpin,
+};
 use crate::link;
 
 /// Lines the kernel takes in a map (user_namespaces(7), since Linux 4.15).
