@@ -28,8 +28,8 @@ use crate::table::Guard;
 const AUTO_USER: &str = "containers";
 /// Held while ids are chosen, by every tool that shares the store.
 const LOCK: &str = "userns.lock";
-/// The right of others to pass through a directory.
-const MODE_PASS: u32 = 0o001;
+/// The right of everybody to pass through a directory.
+const MODE_PASS: u32 = 0o011;
 /// Root of the user namespace passes by its group; nobody else does.
 const MODE_GROUP_PASSES: u32 = 0o710;
 
@@ -144,7 +144,7 @@ pub(crate) fn let_pass(directory: &Path, root: RootOwner) -> Result<(), PathErro
 fn let_everybody_pass(directory: &Path) -> Result<(), PathError> {
     for path in directory.ancestors() {
         let mode = std::fs::metadata(path).map_err(PathError::new("look at", path))?.permissions().mode() & 0o7777;
-        if mode & MODE_PASS == 0 {
+        if mode & MODE_PASS != MODE_PASS {
             std::fs::set_permissions(path, Permissions::from_mode(mode | MODE_PASS))
                 .map_err(PathError::new("set mode of", path))?;
         }

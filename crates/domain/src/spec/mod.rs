@@ -19,8 +19,8 @@ mod resources;
 mod sysctl;
 mod tuning;
 mod unit_property;
-mod workload;
 mod userns;
+mod workload;
 
 use std::collections::BTreeMap;
 
@@ -107,10 +107,6 @@ pub fn spec_to_json(spec: &Spec) -> Result<Vec<u8>, serde_json::Error> {
 const UMASK: &str = "umask.crio.io";
 const CGROUP_WRITABLE: &str = "cgroup2-mount-hierarchy-rw.crio.io";
 const UNIFIED: &str = "unified-cgroup.crio.io";
-
-fn unsupported(what: impl Into<String>) -> SpecError {
-    SpecError::Unsupported { what: what.into() }
-}
 
 fn namespace(kind: LinuxNamespaceType, path: Option<&str>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();

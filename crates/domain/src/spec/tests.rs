@@ -309,13 +309,12 @@ fn a_user_namespace_is_joined_with_its_ids() {
 }
 
 #[test]
-fn what_is_not_done_is_refused_by_name() {
+fn what_nobody_made_is_refused_by_name() {
     let with = |change: &dyn Fn(&mut Case)| {
         let mut case = Case::default();
         change(&mut case);
         case.assemble().map(|_| ()).map_err(|error| error.to_string())
     };
-    let unsupported = |what: &str| Err(format!("{what} is not supported"));
     assert_eq!(
         with(&|case| {
             let user = UserNamespace { mode: NamespaceMode::Pod, ..UserNamespace::default() };
