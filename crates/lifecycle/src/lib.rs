@@ -43,6 +43,7 @@ mod restore;
 mod run_sandbox;
 mod sandbox;
 mod sandbox_files;
+mod sandbox_namespaces;
 mod seccomp_notifier;
 mod start_container;
 mod stats;

@@ -26,17 +26,15 @@ use domain::id_maps::{IdMaps, RootOwner};
 use domain::name;
 use domain::sandbox::{PortMapping, Protocol, SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
-use domain::spec::{
-    CgroupParent, CgroupPathError, CheckedSysctls, SpecError, SysctlNamespace, check_sysctls, check_unit_properties,
-};
+use domain::spec::{CgroupParent, CgroupPathError, SpecError, check_unit_properties};
 use domain::time::Timestamp;
-use domain::userns::{PodIds, fit_sysctl};
+use domain::userns::PodIds;
 use image_store::{NewContainer, Volatile};
 use network::{Attachment, CniResult};
 use state_store::intent::{Intent, SandboxIntent};
 use state_store::metadata::RecordMetadata;
 use state_store::state::StoredState;
-use sys::namespace::{Kinds, PinError, Pins, Wanted};
+use sys::namespace::PinError;
 use thiserror::Error;
 
 use crate::blocking;
@@ -44,7 +42,7 @@ use crate::handler::Handler;
 use crate::infra::InfraError;
 use crate::node::Node;
 use crate::objects::Delivery;
-use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id, pin_name};
+use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id};
 use crate::sandbox_files::{self, SandboxFileError};
 use crate::undo::{Undo, Undone};
 use crate::userns::{self, UserNamespaceError};
@@ -495,77 +493,6 @@ impl Node {
         .await
     }
 
-    async fn make_namespaces(
-        self: &Arc<Self>,
-        plan: &Plan,
-        id_maps: Option<IdMaps>,
-        undo: &mut Undo,
-    ) -> Result<SandboxNamespaces, RunSandboxError> {
-        let options = &plan.config.security.namespaces;
-        let kinds = Kinds {
-            net: options.network != NamespaceMode::Node,
-            ipc: options.ipc != NamespaceMode::Node,
-            uts: options.network != NamespaceMode::Node,
-        };
-        if !(kinds.net || kinds.ipc || kinds.uts || id_maps.is_some()) {
-            return Ok(SandboxNamespaces::default());
-        }
-        let sysctls = self.sysctls(plan, kinds, id_maps.as_ref());
-        let (directory, name) = (self.config.runtime.namespaces_dir.clone(), pin_name(&plan.id));
-        let hostname = plan.hostname.clone();
-        let (user, pins) = blocking::run("pin namespaces", move || {
-            let wanted = Wanted { kinds, hostname: Some(&hostname), sysctls: &sysctls };
-            let Some(maps) = id_maps else {
-                return sys::namespace::pin(&directory, &name, &wanted).map(|pins| (None, pins));
-            };
-            let (users, groups) = (userns::ranges(maps.uids()), userns::ranges(maps.gids()));
-            let maps = sys::namespace::IdMaps { users: &users, groups: &groups };
-            sys::namespace::pin_with_user(&directory, &name, &wanted, &maps).map(|(user, pins)| (Some(user), pins))
-        })
-        .await
-        .map_err(|source| RunSandboxError::Namespaces { sandbox: plan.name.clone(), source: Box::new(source) })?;
-        let Pins { net, ipc, uts } = pins;
-        let namespaces = SandboxNamespaces { network: net, ipc, uts, user };
-        let paths = namespaces.clone();
-        undo.push("unpin namespaces", move || {
-            let paths = paths.clone();
-            async move { unpin(paths).await }
-        });
-        Ok(namespaces)
-    }
-
-    fn sysctls(&self, plan: &Plan, kinds: Kinds, id_maps: Option<&IdMaps>) -> Vec<sys::namespace::Sysctl> {
-        let defaults: Vec<(String, String)> = self
-            .config
-            .runtime
-            .default_sysctls
-            .iter()
-            .map(|sysctl| (sysctl.key().to_owned(), sysctl.value().to_owned()))
-            .collect();
-        let CheckedSysctls { accepted, skipped } =
-            check_sysctls(&defaults, &plan.config.sysctls, !kinds.net, !kinds.ipc);
-        for skipped in skipped {
-            tracing::warn!(sandbox.id = %plan.id, sysctl = skipped.name, reason = %skipped.reason, "skipping a sysctl");
-        }
-        let wanted = accepted.into_iter().filter(|sysctl| match sysctl.namespace() {
-            SysctlNamespace::Network => kinds.net,
-            SysctlNamespace::Ipc => kinds.ipc,
-        });
-        wanted
-            .filter_map(|sysctl| {
-                let fitting = id_maps.and_then(|maps| fit_sysctl(sysctl.name(), sysctl.value(), maps));
-                let value = fitting.as_deref().unwrap_or(sysctl.value());
-                match sys::namespace::Sysctl::parse(&sysctl.path(), value) {
-                    Ok(parsed) => Some(parsed),
-                    Err(error) => {
-                        tracing::warn!(sandbox.id = %plan.id, sysctl = sysctl.name(), %error, "skipping a sysctl");
-                        None
-                    }
-                }
-            })
-            .collect()
-    }
-
     async fn make_files(
         &self,
         plan: &Plan,
@@ -647,17 +574,6 @@ impl Node {
 }
 
 type BoxedStep = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, Undone> + Send + Sync>;
-
-/// Unpins whatever is pinned; what is missing is unpinned.
-pub(crate) async fn unpin(namespaces: SandboxNamespaces) -> Undone {
-    blocking::run("unpin namespaces", move || {
-        for path in namespaces.paths() {
-            sys::namespace::unpin(path)?;
-        }
-        Ok(())
-    })
-    .await
-}
 
 /// What plugins are told about a sandbox.
 pub(crate) fn attachment(id: &SandboxId, config: &SandboxConfig, netns: Option<PathBuf>) -> Attachment {
