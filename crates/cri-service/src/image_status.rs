@@ -21,8 +21,41 @@ pub(crate) async fn image_status(
     let Some(image) = found else { return Ok(v1::ImageStatusResponse::default()) };
     let mut info = HashMap::new();
     if request.verbose {
-        let text = serde_json::json!({ "labels": image.labels });
+        let config = node.image_config_json(&image.id).await.unwrap_or_default();
+        let text = serde_json::json!({ "labels": image.labels, "imageSpec": oci_fields(&config) });
         info.insert("info".to_owned(), text.to_string());
     }
     Ok(v1::ImageStatusResponse { image: Some(to_cri::image(image)), info })
+}
+
+/// What the OCI specification knows of an image's configuration; Docker's own fields are left out, as by CRI-O.
+fn oci_fields(config: &[u8]) -> serde_json::Map<String, serde_json::Value> {
+    const FIELDS: [&str; 10] = [
+        "created",
+        "author",
+        "architecture",
+        "variant",
+        "os",
+        "os.version",
+        "os.features",
+        "config",
+        "rootfs",
+        "history",
+    ];
+    let mut fields: serde_json::Map<_, _> = serde_json::from_slice(config).unwrap_or_default();
+    fields.retain(|name, _| FIELDS.contains(&name.as_str()));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_specification_of_an_image_has_no_fields_of_dockers() {
+        let config = br#"{"os":"linux","config":{"Cmd":["sh"]},"container_config":{"Cmd":["x"]},"docker_version":"1"}"#;
+        let shown = serde_json::Value::from(oci_fields(config));
+        assert_eq!(shown, serde_json::json!({ "os": "linux", "config": { "Cmd": ["sh"] } }));
+        assert!(oci_fields(b"torn").is_empty());
+    }
 }

@@ -179,6 +179,12 @@ impl Node {
         blocking::run("read image", move || status_of(&store, &image, &pins)).await.map(Some)
     }
 
+    /// The configuration of an image as its registry has it: JSON, checked. `None` when the image is gone.
+    pub async fn image_config_json(&self, id: &ImageId) -> Option<Vec<u8>> {
+        let (store, id) = (Arc::clone(&self.store), id.clone());
+        blocking::run("read image configuration", move || store.image_config(&id)).await.ok()
+    }
+
     /// Finds an image by id, beginning of an id, or name; short names may mean several, the first that is here counts.
     pub(crate) async fn find_image(&self, name: &str) -> Result<Option<(Image, ImageLookup)>, ImagesError> {
         if name.is_empty() {
