@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::{Config, ExecCpuAffinity, MonitorCgroup, MonitorExecCgroup, RuntimeType};
+use confinement::seccomp::Profiles;
 use domain::cpus::CpuSet;
 use domain::image::ImageConfig;
-use domain::spec::{ExecCpu, HandlerFacts};
+use domain::security::SecurityProfile;
+use domain::spec::{CapabilitySet, ExecCpu, HandlerFacts};
 use runtime_client::RuntimeHandler;
 use runtime_client::features::Features;
+
+use crate::undo::chain;
 
 /// One handler: how to drive it, what it can do, where its monitors live.
 #[derive(Debug, Clone)]
@@ -41,10 +45,10 @@ impl Handlers {
     /// Looks at every configured handler and asks its runtime what it can do.
     ///
     /// A handler that cannot be used is left out with a warning; without the default one there is no daemon.
-    pub(crate) async fn find(config: &Config) -> Result<Self, String> {
+    pub(crate) async fn find(config: &Config, seccomp: &Profiles) -> Result<Self, String> {
         let mut by_name = BTreeMap::new();
         for (name, configured) in &config.runtime.runtimes {
-            match Handler::new(config, name, configured).await {
+            match Handler::new(config, name, configured, seccomp).await {
                 Ok(handler) => {
                     by_name.insert(name.clone(), Arc::new(handler));
                 }
@@ -76,9 +80,20 @@ impl Handlers {
 }
 
 impl Handler {
-    async fn new(config: &Config, name: &str, configured: &config::RuntimeHandler) -> Result<Self, String> {
+    async fn new(
+        config: &Config,
+        name: &str,
+        configured: &config::RuntimeHandler,
+        seccomp: &Profiles,
+    ) -> Result<Self, String> {
         if configured.runtime_type != RuntimeType::Oci {
             return Err(format!("runtime_type {:?} is not supported yet", configured.runtime_type.as_str()));
+        }
+        if let Some(path) = &configured.seccomp_profile {
+            // Read anew for each container; one that is no profile now is a mistake of the configuration's.
+            seccomp
+                .resolve(Some(&SecurityProfile::RuntimeDefault), false, CapabilitySet::EMPTY, Some(path))
+                .map_err(|error| format!("seccomp_profile: {}", chain(&error)))?;
         }
         let runtime = RuntimeHandler {
             name: name.to_owned(),

@@ -174,7 +174,8 @@ impl Node {
                 .await
                 .map_err(|source| OpenNodeError::Store { root, source })?
         };
-        let handlers = Handlers::find(&config).await.map_err(OpenNodeError::Handlers)?;
+        let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
+        let handlers = Handlers::find(&config, &seccomp).await.map_err(OpenNodeError::Handlers)?;
         let network = Network::new(network::NetworkOptions {
             conf_dir: config.network.network_dir.clone(),
             plugin_dirs: config.network.plugin_dirs.clone(),
@@ -199,7 +200,6 @@ impl Node {
             (store, can_map_ids)
         })
         .await;
-        let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
         let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
         cdi.look();
         let apparmor = {

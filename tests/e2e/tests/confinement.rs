@@ -149,3 +149,20 @@ fn an_exec_gets_no_more_than_its_container() {
         }
     });
 }
+
+#[test]
+fn a_handler_whose_seccomp_profile_is_none_is_left_out() {
+    let table = |name: &str, profile: &str| {
+        format!("[crio.runtime.runtimes.{name}]\nruntime_path = \"/usr/bin/crun\"\nseccomp_profile = \"{profile}\"\n")
+    };
+    let drop_in = table("absent", "/not/there.json") + &table("spoiled", "/etc/passwd");
+    scenario(Setup { drop_in, ..Setup::default() }, async |world| {
+        let cri = world.cri();
+        for handler in ["absent", "spoiled"] {
+            let message = refused(cri.run_pod(world.pod_config(handler), handler).await, Code::Unknown);
+            assert!(message.contains(&format!("failed to find runtime handler {handler}")), "{message}");
+        }
+        let log = tools::read(world.path("crio.log"));
+        assert!(log.contains("/not/there.json") && log.contains("/etc/passwd"), "the reason is told");
+    });
+}

@@ -84,6 +84,9 @@ pub(super) fn devices(
     for (wanted, is_request) in configured.iter().map(|one| (one, false)).chain(requested.iter().map(|one| (one, true)))
     {
         let node = &wanted.node;
+        if is_request && host.is_some_and(|host| host.iter().any(|known| hides(node, known))) {
+            return Err(SpecError::DeviceHidesHost { path: node.path.clone() });
+        }
         let (uid, gid) = if is_request {
             (owner.uid.unwrap_or(node.uid), owner.gid.unwrap_or(node.gid))
         } else {
@@ -102,6 +105,11 @@ pub(super) fn devices(
         rules = vec![rule(true, "rwm")];
     }
     Ok((nodes, rules))
+}
+
+/// Whether a device takes the place of another one of the host's. Source: CRI-O.
+fn hides(wanted: &HostDevice, known: &HostDevice) -> bool {
+    wanted.path == known.path && (wanted.kind, wanted.major, wanted.minor) != (known.kind, known.major, known.minor)
 }
 
 #[cfg(test)]
@@ -132,14 +140,20 @@ mod tests {
 
     #[test]
     fn privileged_containers_see_the_host_and_one_rule() {
-        let asked = [ResolvedDevice { node: node("/dev/kvm", 1), permissions: String::new() }];
+        let asked = |path: &str, minor| [ResolvedDevice { node: node(path, minor), permissions: String::new() }];
         let host = [node("/dev/kvm", 232), node("/dev/fuse", 229)];
-        let (nodes, rules) = devices(&[], &asked, Some(&host), &Owner { uid: None, gid: None }).expect("valid");
+        let owner = Owner { uid: None, gid: None };
+        let made = devices(&[], &asked("/dev/other", 1), Some(&host), &owner);
+        let (nodes, rules) = made.expect("valid");
         assert_eq!(
             nodes.iter().map(|node| (node.path().to_str(), node.minor())).collect::<Vec<_>>(),
-            [(Some("/dev/fuse"), 229), (Some("/dev/kvm"), 1)]
+            [(Some("/dev/kvm"), 232), (Some("/dev/fuse"), 229), (Some("/dev/other"), 1)]
         );
         assert_eq!((rules.len(), rules[0].allow()), (1, true));
+        assert!(devices(&[], &asked("/dev/kvm", 232), Some(&host), &owner).is_ok(), "the same one");
+        let hidden = devices(&[], &asked("/dev/kvm", 1), Some(&host), &owner);
+        assert_eq!(hidden, Err(SpecError::DeviceHidesHost { path: "/dev/kvm".into() }));
+        assert!(devices(&[], &asked("/dev/kvm", 1), None, &owner).is_ok(), "without the host's devices");
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub enum SpecError {
         /// The CRI field, and its value when that is what is not supported.
         what: String,
     },
+    /// A privileged container would see another device of the host's under a name it has there.
+    #[error("device {path:?} of a privileged container hides another device of the host")]
+    DeviceHidesHost {
+        /// Path in the container.
+        path: String,
+    },
     /// Neither request nor image says what to run.
     #[error("no command specified")]
     NoCommand,

@@ -55,11 +55,11 @@ pub fn resolve_mount(
     let path = || asked.container_path.clone();
     let access = match (asked.recursive_read_only, asked.readonly) {
         (true, false) => return Err(SpecError::RecursiveReadOnlyNeedsReadonly { path: path() }),
-        (true, true) if !handler.has_recursive_read_only => {
-            return Err(SpecError::HandlerLacks { feature: "recursive read-only mount", path: path() });
-        }
         (true, true) if asked.propagation != Propagation::Private => {
             return Err(SpecError::RecursiveReadOnlyNeedsPrivate { path: path() });
+        }
+        (true, true) if !handler.has_recursive_read_only => {
+            return Err(SpecError::HandlerLacks { feature: "recursive read-only mount", path: path() });
         }
         (true, true) => MountAccess::RecursiveReadOnly,
         (false, true) => MountAccess::ReadOnly,
