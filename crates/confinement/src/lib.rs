@@ -1,4 +1,4 @@
-//! What a container may do, as the kernel is told: seccomp and AppArmor profiles.
+//! What a container may do, as the kernel is told: seccomp and AppArmor profiles, SELinux labels.
 //!
 //! Promises: nothing here changes the calling process; files of others are read whole, bounded, and refused with a
 //! reason when they are not what they should be. Must not know: configuration files, runtimes, images, who asks.
@@ -7,3 +7,4 @@
 
 pub mod apparmor;
 pub mod seccomp;
+pub mod selinux;

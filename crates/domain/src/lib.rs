@@ -18,6 +18,7 @@ pub mod name;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod selinux;
 pub mod spec;
 pub mod time;
 pub mod user;

@@ -13,6 +13,7 @@ use crate::id_maps::IdMaps;
 use crate::image::ImageConfig;
 use crate::sandbox::SandboxConfig;
 use crate::security::IdMapping;
+use crate::selinux::Label;
 use crate::user::ResolvedUser;
 
 /// Which cgroup hierarchy carries the controllers.
@@ -234,13 +235,13 @@ pub struct GeneratedFiles {
     pub localtime: Option<String>,
 }
 
-/// SELinux labels of sandbox and container, already computed; empty where SELinux is off.
+/// SELinux labels of sandbox or container, known to the kernel; none where SELinux is off.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SelinuxLabels {
     /// Of the process.
-    pub process: String,
+    pub process: Option<Label>,
     /// Of the mounts.
-    pub mount: String,
+    pub mount: Option<Label>,
 }
 
 /// Where the cgroup goes.

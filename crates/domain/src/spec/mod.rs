@@ -231,11 +231,9 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     let is_host_network = security.namespaces.network == NamespaceMode::Node;
     let is_shared_with_host =
         security.namespaces.pid == NamespaceMode::Node || security.namespaces.ipc == NamespaceMode::Node;
-    let is_label_off = is_privileged
-        || is_shared_with_host
-        || is_host_network && defaults.is_selinux_off_for_host_network
-        || inputs.selinux.process.is_empty();
-    process.set_selinux_label((!is_label_off).then(|| inputs.selinux.process.clone()));
+    let is_label_off =
+        is_privileged || is_shared_with_host || is_host_network && defaults.is_selinux_off_for_host_network;
+    process.set_selinux_label(inputs.selinux.process.as_ref().filter(|_| !is_label_off).map(ToString::to_string));
 
     let is_readonly = security.readonly_rootfs || defaults.is_read_only;
     let plan = mounts::mounts(
@@ -293,12 +291,12 @@ pub fn container_spec(inputs: ContainerInputs<'_>) -> Result<Assembled, SpecErro
     linux.set_masked_paths(Some(masked));
     linux.set_readonly_paths(Some(if is_privileged { vec![] } else { security.readonly_paths.clone() }));
     linux.set_seccomp(inputs.seccomp.cloned());
-    let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
-    linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
     if let Some(maps) = inputs.id_maps {
         userns::check_user(inputs.user, maps)?;
         userns::set_maps(&mut linux, maps);
     }
+    let mount_label = inputs.selinux.mount.as_ref().filter(|_| !is_shared_with_host);
+    linux.set_mount_label(mount_label.map(ToString::to_string));
 
     let version = if plan.has_id_mappings { OCI_VERSION_ID_MAPPED } else { OCI_VERSION };
     let hostname = has_uts.then_some(inputs.hostname);
@@ -331,11 +329,8 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     process.set_oom_score_adj(Some(process::oom_score_adj(INFRA_OOM_SCORE_ADJ, node, &mut clamped)?));
     let is_shared_with_host = options.pid == NamespaceMode::Node || options.ipc == NamespaceMode::Node;
     let is_host_network = options.network == NamespaceMode::Node;
-    let is_label_off = inputs.is_privileged
-        || is_shared_with_host
-        || is_host_network && inputs.defaults.is_selinux_off_for_host_network
-        || inputs.selinux.process.is_empty();
-    process.set_selinux_label((!is_label_off).then(|| inputs.selinux.process.clone()));
+    let selinux = Some(inputs.selinux).filter(|_| !is_shared_with_host);
+    process.set_selinux_label(selinux.and_then(|labels| labels.process.as_ref()).map(ToString::to_string));
 
     // Its own process namespace is the one the containers of a `Pod` mode join.
     let own_pid = match options.pid {
@@ -360,12 +355,11 @@ pub fn infra_spec(inputs: InfraInputs<'_>) -> Result<Assembled, SpecError> {
     linux.set_masked_paths(Some(if inputs.is_privileged { vec![] } else { owned(&MASKED) }));
     linux.set_readonly_paths(Some(if inputs.is_privileged { vec![] } else { owned(&READONLY) }));
     linux.set_seccomp(inputs.seccomp.cloned());
-    let has_mount_label = !is_shared_with_host && !inputs.selinux.mount.is_empty();
-    linux.set_mount_label(has_mount_label.then(|| inputs.selinux.mount.clone()));
     if let Some(maps) = inputs.id_maps {
         userns::check_user(inputs.user, maps)?;
         userns::set_maps(&mut linux, maps);
     }
+    linux.set_mount_label(selinux.and_then(|labels| labels.mount.as_ref()).map(ToString::to_string));
 
     let userns = inputs.id_maps.map(|maps| UsernsMounts::new(maps, options));
     let mounts = mounts::infra_mounts(inputs.files, is_host_network, userns.as_ref());

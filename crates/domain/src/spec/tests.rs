@@ -8,6 +8,7 @@ use crate::id::{ContainerId, SandboxId};
 use crate::id_maps::IdMaps;
 use crate::sandbox::{SandboxConfig, SandboxSecurity};
 use crate::security::{Capabilities, SecurityProfile, UserNamespace};
+use crate::selinux::Label;
 use crate::user::ResolvedUser;
 
 /// Everything an assembly needs, with values a test may change.
@@ -149,6 +150,11 @@ impl Case {
         let json = serde_json::from_slice(&assembled.to_json().expect("serialises")).expect("parses");
         (json, assembled.clamped)
     }
+}
+
+fn selinux() -> SelinuxLabels {
+    let label = |text| Label::parse(text).ok();
+    SelinuxLabels { process: label("u:r:p"), mount: label("u:r:m") }
 }
 
 fn mount_list(spec: &Value) -> Vec<String> {
@@ -352,7 +358,7 @@ fn privileged_opens_everything_the_machine_has() {
     case.config.security.readonly_paths = vec!["/proc/sys".into()];
     case.config.security.readonly_rootfs = true;
     case.config.security.no_new_privs = true;
-    case.selinux = SelinuxLabels { process: "p".into(), mount: "m".into() };
+    case.selinux = selinux();
     case.node.bounding = CapabilitySet::ALL.without(CapabilitySet::of_name("SYS_RESOURCE").expect("known"));
     let kind = DeviceKind::Char;
     case.node.host_devices =
@@ -369,7 +375,7 @@ fn privileged_opens_everything_the_machine_has() {
     assert_eq!(spec["linux"]["resources"]["devices"], json!([{"allow": true, "type": "a", "access": "rwm"}]));
     assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/fuse");
     assert_eq!(spec["process"]["selinuxLabel"], Value::Null);
-    assert_eq!(spec["linux"]["mountLabel"], "m");
+    assert_eq!(spec["linux"]["mountLabel"], "u:r:m");
     let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().expect("has").iter().map(|one| &one["type"]).collect();
     assert!(!kinds.contains(&&json!("cgroup")));
     let clamped = case.assemble().expect("assembles").clamped;
@@ -544,7 +550,11 @@ fn annotations_of_the_pod_change_what_they_may() {
 
 #[test]
 fn labels_are_for_the_confined() {
-    let mut case = Case { selinux: SelinuxLabels { process: "p".into(), mount: "m".into() }, ..Case::default() };
+    let infra = |case: &Case| {
+        let (spec, _) = case.infra();
+        (spec["process"]["selinuxLabel"].clone(), spec["linux"]["mountLabel"].clone())
+    };
+    let mut case = Case { selinux: selinux(), ..Case::default() };
     let labels = |case: &Case| {
         let spec = case.json();
         (
@@ -552,12 +562,17 @@ fn labels_are_for_the_confined() {
             spec["linux"]["mountLabel"].as_str().map(str::to_owned),
         )
     };
-    let (process, mount) = (Some("p".to_owned()), Some("m".to_owned()));
+    let (process, mount) = (Some("u:r:p".to_owned()), Some("u:r:m".to_owned()));
     assert_eq!(labels(&case), (process.clone(), mount.clone()));
     case.config.security.namespaces.network = NamespaceMode::Node;
     assert_eq!(labels(&case), (process, mount.clone()));
     case.defaults.is_selinux_off_for_host_network = true;
     assert_eq!(labels(&case), (None, mount));
+    // What a sandbox is restored from keeps its labels on the host's network, as in CRI-O.
+    case.sandbox.security.namespaces.network = NamespaceMode::Node;
+    assert_eq!(infra(&case), (json!("u:r:p"), json!("u:r:m")));
+    case.sandbox.security.namespaces.ipc = NamespaceMode::Node;
+    assert_eq!(infra(&case), (Value::Null, Value::Null));
     case.config.security.namespaces.pid = NamespaceMode::Node;
     assert_eq!(labels(&case), (None, None));
 }
