@@ -46,10 +46,12 @@ exec_says() { local id=$1 expected=$2; shift 2; matches "$(ctl exec "$id" "$@" 2
 # An image of the node's static busybox, as an OCI layout: no registry is needed.
 make_image() {
   local root=$work/rootfs layout=$work/image
-  mkdir -p "$root"/{bin,etc,tmp,proc,sys,dev} "$layout/blobs/sha256"
+  mkdir -p "$root"/{bin,sbin,etc,tmp,proc,sys,dev} "$layout/blobs/sha256"
   cp "$(command -v busybox)" "$root/bin/busybox"
   for applet in sh sleep cat echo tail httpd wget ip id mkdir trap; do ln -sf busybox "$root/bin/$applet"; done
   echo 'root:x:0:0:root:/:/bin/sh' > "$root/etc/passwd"
+  printf '#!/bin/sh\nexec sleep 1000000\n' > "$root/sbin/init"
+  chmod 755 "$root/sbin/init"
   echo from-the-pod > "$root/tmp/index.html"
   blob() { local sum; sum=$(sha256sum < "$1" | cut -d' ' -f1); mv "$1" "$layout/blobs/sha256/$sum"; echo "$sum"; }
   tar -C "$root" -cf "$work/layer.tar" .

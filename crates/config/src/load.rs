@@ -122,6 +122,7 @@ pub(crate) fn judge(sources: &Sources) -> Judged {
     let storage =
         storage_conf::parse(&sources.storage, sources.storage_driver.as_deref(), sources.storage_options.as_deref());
     let mut defaults = Config::default();
+    defaults.runtime.selinux = sources.has_selinux;
     for key in keys::all() {
         if let Some(located) = storage.values.get(&key.path()) {
             // What is wrong with it is reported below, unless a file of ours has another value.
@@ -137,6 +138,7 @@ pub(crate) fn judge(sources: &Sources) -> Judged {
     problems.extend(sources.overrides.apply(&mut merged));
 
     let mut config = Config::default();
+    config.runtime.selinux = sources.has_selinux;
     for key in keys::all() {
         let path = key.path();
         let Some(located) = merged.values.get(&path) else { continue };

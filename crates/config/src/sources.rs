@@ -65,6 +65,8 @@ pub struct Locations {
     pub storage_driver: Option<String>,
     /// `$STORAGE_OPTS`.
     pub storage_options: Option<String>,
+    /// The kernel's file that is there where SELinux is; None: it is not asked for.
+    pub selinux: Option<PathBuf>,
 }
 
 impl Default for Locations {
@@ -75,6 +77,7 @@ impl Default for Locations {
             storage: StorageConf::System { root: "/".into() },
             storage_driver: None,
             storage_options: None,
+            selinux: Some("/sys/fs/selinux/enforce".into()),
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Sources {
     pub storage_options: Option<String>,
     /// `crio.conf` and its drop-ins.
     pub files: Vec<SourceFile>,
+    /// This host has SELinux: labels are then on unless a key says otherwise. Source: CRI-O does this.
+    pub has_selinux: bool,
     /// Flags and environment. A reload leaves them empty: SIGHUP re-reads files only.
     pub overrides: Overrides,
 }
@@ -164,6 +169,7 @@ impl Sources {
             storage_driver: locations.storage_driver.clone(),
             storage_options: locations.storage_options.clone(),
             files,
+            has_selinux: locations.selinux.as_ref().is_some_and(|path| path.exists()),
             overrides: Overrides::default(),
         })
     }

@@ -342,7 +342,7 @@ fn storage_conf_fills_in_and_its_options_come_first() {
 fn deprecated_and_unknown_and_ineffective_keys_are_named() {
     let found = warnings(&[concat!(
         "[crio]\nfile_locking = true\nrooot = \"/x\"\ninternal_wipe = false\n[crio.runtime]\nmanage_ns_lifecycle = true\n",
-        "selinux = true\nread_only = false\n[crio.network]\nplugin_dir = \"/p\"\n[crio.shiny]\na = 1\n[other]\n",
+        "ctr_stop_timeout = 31\nread_only = false\n[crio.network]\nplugin_dir = \"/p\"\n[crio.shiny]\na = 1\n[other]\n",
         "[crio.runtime.runtimes.crun]\nruntime_pth = \"\"\nruntime_pull_image = true\n",
     )]);
     for expected in [
@@ -350,7 +350,7 @@ fn deprecated_and_unknown_and_ineffective_keys_are_named() {
         "0.conf:3: crio.rooot: unknown key ignored",
         "0.conf:4: crio.internal_wipe: deprecated, ",
         "0.conf:6: crio.runtime.manage_ns_lifecycle: key of old versions ignored",
-        "0.conf:7: crio.runtime.selinux: accepted, but has no effect in this version",
+        "0.conf:7: crio.runtime.ctr_stop_timeout: accepted, but has no effect in this version",
         "0.conf:10: crio.network.plugin_dir: deprecated, use plugin_dirs",
         "0.conf:11: crio.shiny: unknown table ignored",
         "0.conf:13: other: unknown table ignored",
@@ -362,6 +362,20 @@ fn deprecated_and_unknown_and_ineffective_keys_are_named() {
     assert_eq!(found.len(), 10, "{}", found.join("\n"));
     let config = loaded(&["[crio.network]\nplugin_dir = \"/p\""]);
     assert_eq!(config.network.plugin_dirs, [Path::new("/opt/cni/bin/"), Path::new("/p")]);
+}
+
+#[test]
+fn labels_are_on_where_the_host_has_selinux_unless_a_key_says_otherwise() {
+    for (has_selinux, text, expected) in [
+        (false, "", false),
+        (true, "", true),
+        (true, "[crio.runtime]\nselinux = false", false),
+        (false, "[crio.runtime]\nselinux = true", true),
+    ] {
+        let file = SourceFile { path: "0.conf".into(), bytes: text.into() };
+        let loaded = load(&Sources { files: vec![file], has_selinux, ..Sources::default() }).expect("valid");
+        assert_eq!((loaded.config.runtime.selinux, loaded.defaults.runtime.selinux), (expected, has_selinux), "{text}");
+    }
 }
 
 #[test]

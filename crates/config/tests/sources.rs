@@ -26,6 +26,7 @@ impl Root {
             config: MainFile::IfPresent(self.path("crio.conf")),
             drop_ins: Some(self.path("crio.conf.d")),
             storage: StorageConf::System { root: self.path("") },
+            selinux: Some(self.path("enforce")),
             ..Locations::default()
         }
     }
@@ -86,6 +87,7 @@ fn files_can_be_left_out() {
         storage: StorageConf::Skip,
         storage_driver: None,
         storage_options: None,
+        selinux: None,
     };
     assert_eq!(Sources::read(&locations).expect("read"), Sources::default());
 }

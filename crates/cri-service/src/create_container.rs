@@ -47,6 +47,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Spec { .. }
         | CreateContainerError::Seccomp { .. }
         | CreateContainerError::Apparmor { .. }
+        | CreateContainerError::Selinux { .. }
         | CreateContainerError::Target { .. }
         | CreateContainerError::UserNamespace { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
@@ -63,6 +64,8 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::SpecJson { .. }
         | CreateContainerError::Record { .. }
         | CreateContainerError::File { .. }
+        | CreateContainerError::Label { .. }
+        | CreateContainerError::Relabel { .. }
         | CreateContainerError::Create { .. } => Code::Unknown,
     }
 }

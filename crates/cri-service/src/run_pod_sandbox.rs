@@ -32,7 +32,8 @@ fn code(error: &RunSandboxError) -> Code {
         RunSandboxError::CgroupParent { .. }
         | RunSandboxError::Hostname { .. }
         | RunSandboxError::Seccomp { .. }
-        | RunSandboxError::Apparmor { .. } => Code::InvalidArgument,
+        | RunSandboxError::Apparmor { .. }
+        | RunSandboxError::Selinux { .. } => Code::InvalidArgument,
         RunSandboxError::UnknownHandler { .. }
         | RunSandboxError::NetworkNotReady { .. }
         | RunSandboxError::DrawId(_)

@@ -222,6 +222,15 @@ impl Policy {
     }
 }
 
+/// Reads any bytes as a policy's labels; for the fuzzer.
+pub fn fuzz_policy(bytes: &[u8]) {
+    let Ok(policy) = Policy::parse(&String::from_utf8_lossy(bytes)) else { return };
+    let labels = policy.labels(None, None, "s0:c1,c2", Workload::Init).expect("labels of a policy with a good level");
+    for label in [&labels.process, &labels.mount, &policy.machine(&labels.process)] {
+        assert_eq!(Label::parse(&label.to_string()).as_ref(), Ok(label), "a label reads back as itself");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::MonitorCgroup;
+use confinement::selinux::{LabelsError, RelabelError};
 use confinement::{apparmor, seccomp};
 use domain::apparmor::ApparmorName;
 use domain::container::{ContainerConfig, ContainerState, Exit, Signal};
@@ -41,6 +42,7 @@ use crate::objects::{Delivery, LookupError};
 use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
+use crate::selinux::{ContainerLabels, text};
 use crate::undo::Undo;
 use crate::volumes::{ImageVolume, ImageVolumeError};
 use crate::{blocking, ends};
@@ -203,6 +205,33 @@ pub enum CreateContainerError {
         /// The system's answer.
         source: io::Error,
     },
+    /// It cannot have its SELinux labels.
+    #[error("SELinux labels of container {container}")]
+    Selinux {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: Box<LabelsError>,
+    },
+    /// A file of the daemon's own cannot have its SELinux label.
+    #[error("label files of container {container}")]
+    Label {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A volume cannot have its SELinux label.
+    #[error("volumes of container {container}")]
+    Relabel {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What is wrong.
+        source: RelabelError,
+    },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of container {container}")]
     Spec {
@@ -295,6 +324,7 @@ struct Plan {
     /// The sandbox's, with another runtime for an image of another platform.
     handler: Arc<Handler>,
     tuning: Option<Tuning>,
+    labels: Option<ContainerLabels>,
 }
 
 impl Node {
@@ -362,6 +392,9 @@ impl Node {
                 if ends::has_exit_record(&container.directory) {
                     self.record_end(&container).await;
                 }
+                if let Some(labels) = plan.labels {
+                    plan.sandbox.labels.hold(labels.level);
+                }
                 tracing::info!(container.id = %plan.id, container.name = plan.name, "container is created");
                 Ok(plan.id)
             }
@@ -422,6 +455,13 @@ impl Node {
             Some(path) => sandbox.handler.with_runtime(&path.display().to_string()),
             None => Arc::clone(&sandbox.handler),
         };
+        let labels = self
+            .container_labels(&sandbox, &config, &image.config)
+            .await
+            .map_err(|source| CreateContainerError::Selinux { container: name.clone(), source: Box::new(source) })?;
+        self.check_volumes(&config, labels.as_ref())
+            .await
+            .map_err(|source| CreateContainerError::Relabel { container: name.clone(), source })?;
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
         let image_volumes = self
             .plan_volumes(&id, &mut config)
@@ -445,6 +485,7 @@ impl Node {
             apparmor,
             handler,
             tuning,
+            labels,
         })
     }
 
@@ -500,8 +541,8 @@ impl Node {
             image: Some(plan.image.id.clone()),
             layer_name: Some(format!("{}-layer", plan.name)),
             metadata: metadata.to_text(),
-            mount_label: String::new(),
-            process_label: String::new(),
+            mount_label: text(plan.labels.as_ref().map(|labels| &labels.labels.mount)),
+            process_label: text(plan.labels.as_ref().map(|labels| &labels.labels.process)),
             volatile: Volatile::Yes,
             ids: plan.sandbox.id_maps.clone().map_or(ContainerIds::Node, ContainerIds::Given),
         };
@@ -536,6 +577,7 @@ impl Node {
             apparmor: plan.apparmor.clone(),
             handler: Arc::clone(&plan.handler),
             tuning: plan.tuning.clone(),
+            labels: plan.labels.as_ref().map(|labels| labels.labels.clone()),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),

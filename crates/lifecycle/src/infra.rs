@@ -11,7 +11,7 @@ use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
 use domain::image::ImageConfig;
 use domain::security::NamespaceMode;
 use domain::spec::annotations::{SandboxFacts, sandbox_annotations};
-use domain::spec::{Assembled, CapabilitySet, GeneratedFiles, InfraInputs, NamespacePaths, SelinuxLabels, infra_spec};
+use domain::spec::{Assembled, CapabilitySet, GeneratedFiles, InfraInputs, NamespacePaths, infra_spec};
 use domain::user::{ResolveUserError, ResolvedUser, UserRequest, resolve_user};
 use runtime_client::create::{CreateError, CreateRequest};
 use thiserror::Error;
@@ -143,7 +143,7 @@ impl Node {
             is_privileged: plan.is_privileged,
             seccomp: seccomp.as_deref(),
             apparmor: plan.apparmor.as_ref(),
-            selinux: &SelinuxLabels::default(),
+            selinux: &plan.labels.of_infra(),
             annotations: sandbox_annotations(&self.sandbox_facts(plan, made, pause)),
         };
         let assembled: Assembled = infra_spec(inputs)

@@ -45,6 +45,7 @@ mod sandbox;
 mod sandbox_files;
 mod sandbox_namespaces;
 mod seccomp_notifier;
+mod selinux;
 mod start_container;
 mod stats;
 mod stop_container;

@@ -103,12 +103,17 @@ fn resolve(
     Ok(resolved)
 }
 
-fn source_of(config: &Config, mount: &Mount) -> Result<String, ResolveMountError> {
-    let path = match &config.runtime.bind_mount_prefix {
+/// Where a mount of the request lies on the node, links and absence aside.
+pub(crate) fn host_path(config: &Config, mount: &Mount) -> PathBuf {
+    match &config.runtime.bind_mount_prefix {
         // The prefix is the operator's own view of the node's root; the path below it is the request's.
         Some(prefix) => prefix.join(mount.host_path.trim_start_matches('/')),
         None => PathBuf::from(&mount.host_path),
-    };
+    }
+}
+
+fn source_of(config: &Config, mount: &Mount) -> Result<String, ResolveMountError> {
+    let path = host_path(config, mount);
     let resolved = match fs::canonicalize(&path) {
         Ok(resolved) => resolved,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

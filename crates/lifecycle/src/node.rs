@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use config::Config;
 use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Profiles};
+use confinement::selinux::Selinux;
 use domain::id::{ContainerId, SandboxId};
 use domain::id_maps::IdMapsError;
 use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults, Workload};
@@ -37,7 +38,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
-use crate::{apparmor, blocking, clock, cpus, facts, monitors, undelivered, userns};
+use crate::{apparmor, blocking, clock, cpus, facts, monitors, selinux, undelivered, userns};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -84,6 +85,9 @@ pub enum OpenNodeError {
     /// The configured AppArmor profile.
     #[error("unable to load AppArmor profile")]
     Apparmor(#[source] confinement::apparmor::LoadProfileError),
+    /// Labels are wanted and cannot be had.
+    #[error("label containers with SELinux")]
+    Selinux(#[source] confinement::selinux::OpenError),
     /// The exits directory cannot be watched.
     #[error(transparent)]
     Exits(#[from] runtime_client::exits::WatchExitsError),
@@ -137,6 +141,8 @@ pub struct Node {
     pub(crate) can_map_ids: bool,
     pub(crate) cdi: Cdi,
     pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
+    /// None while labels are off.
+    pub(crate) selinux: Option<Arc<Selinux>>,
     pub(crate) hooks: Hooks,
     /// What the machine cannot give, said once a kind.
     said: Mutex<HashSet<Discriminant<Clamp>>>,
@@ -202,6 +208,7 @@ impl Node {
         .await;
         let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
         cdi.look();
+        let selinux = selinux::open(&config).map_err(OpenNodeError::Selinux)?;
         let apparmor = {
             let config = Arc::clone(&config);
             blocking::run("load AppArmor profile", move || apparmor::load(&config))
@@ -226,6 +233,7 @@ impl Node {
             can_map_ids,
             cdi,
             apparmor: Arc::new(apparmor),
+            selinux,
             hooks,
             said: Mutex::default(),
             objects: Objects::default(),

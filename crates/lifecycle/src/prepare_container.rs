@@ -14,10 +14,11 @@ use domain::container::ContainerConfig;
 use domain::id::ContainerId;
 use domain::id_maps::RootOwner;
 use domain::resources::Resources;
+use domain::selinux::Labels;
 use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
-    ContainerInputs, CpuInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, SelinuxLabels, Tuning, Workload,
-    container_spec, wanted_capabilities,
+    ContainerInputs, CpuInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, Tuning, Workload, container_spec,
+    wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
@@ -67,6 +68,7 @@ pub(crate) struct PrepareJob {
     pub(crate) apparmor: Option<ApparmorName>,
     pub(crate) handler: Arc<Handler>,
     pub(crate) tuning: Option<Tuning>,
+    pub(crate) labels: Option<Labels>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -103,6 +105,7 @@ impl PrepareJob {
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;
         let files = self.generate_files(&user, &passwd, &group)?;
+        let selinux = self.label(&files, &mounts, &volumes)?;
         let (seccomp, notifier) = node.notifying_filter(&self.sandbox, &self.id, self.seccomp(node)?);
         let rootfs = self.rootfs.display().to_string();
         let inputs = ContainerInputs {
@@ -128,7 +131,7 @@ impl PrepareJob {
             cpus: self.cpus(node),
             seccomp: seccomp.as_deref(),
             apparmor: self.apparmor.as_ref(),
-            selinux: &SelinuxLabels::default(),
+            selinux: &selinux,
             annotations: self.annotations(node, &rootfs),
         };
         let assembled = container_spec(inputs)

@@ -87,6 +87,9 @@ fn plan_container(has_sandbox: bool, has_records: bool) -> ContainerPlan {
 struct Found {
     id: ContainerId,
     metadata: RecordMetadata,
+    /// SELinux labels, empty where it was off.
+    process_label: String,
+    mount_label: String,
     directory: PathBuf,
     run_directory: PathBuf,
     intent: Option<SandboxIntent>,
@@ -110,6 +113,8 @@ impl Node {
                     state: readable(load_state(&directory)).or_else(|| readable(load_state(&run_directory))),
                     id: record.id,
                     metadata,
+                    process_label: record.process_label,
+                    mount_label: record.mount_label,
                     directory,
                     run_directory,
                 })
@@ -205,6 +210,7 @@ impl Node {
                 containerenv: containerenv?,
                 shm: facts.shm_path.clone().into(),
             },
+            labels: self.restored_labels(&found.process_label, &found.mount_label),
             config,
             infra,
             directory: found.directory.clone(),
@@ -273,6 +279,7 @@ impl Node {
         if let Err(holder) = self.objects.reserve(&container.name, container.id.as_str()) {
             tracing::warn!(container.id = %container.id, name = container.name, holder, "two records hold one name");
         }
+        self.hold_restored(&sandbox, &found.process_label);
         catch_up_with_start(&container).await;
         self.objects.insert_container(Arc::clone(&container));
         self.follow(&container);

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use confinement::selinux::LabelsError;
 use confinement::{apparmor, seccomp};
 use domain::apparmor::ApparmorName;
 use domain::id::SandboxId;
@@ -44,6 +45,7 @@ use crate::node::Node;
 use crate::objects::Delivery;
 use crate::sandbox::{Sandbox, SandboxFiles, SandboxNamespaces, SandboxParts, infra_id};
 use crate::sandbox_files::{self, SandboxFileError};
+use crate::selinux::{SandboxLabels, shown_mount_label, text};
 use crate::undo::{Undo, Undone};
 use crate::userns::{self, UserNamespaceError};
 
@@ -207,6 +209,15 @@ pub enum RunSandboxError {
         /// What is wrong.
         source: Box<apparmor::ResolveProfileError>,
     },
+    /// It cannot have its SELinux labels.
+    #[error("SELinux labels of sandbox {sandbox}")]
+    Selinux {
+        /// The sandbox's name.
+        sandbox: String,
+        #[source]
+        /// What is wrong.
+        source: Box<LabelsError>,
+    },
     /// The runtime spec could not be assembled.
     #[error("assemble the runtime spec of sandbox {sandbox}")]
     Spec {
@@ -249,6 +260,7 @@ pub(crate) struct Plan {
     pub(crate) is_privileged: bool,
     pub(crate) apparmor: Option<ApparmorName>,
     pub(crate) ids: PodIds,
+    pub(crate) labels: Arc<SandboxLabels>,
     pub(crate) created: Timestamp,
     pub(crate) directory: PathBuf,
     pub(crate) run_directory: PathBuf,
@@ -346,6 +358,10 @@ impl Node {
             .apparmor_profile(config.security.apparmor.as_ref(), is_privileged)
             .await
             .map_err(|source| RunSandboxError::Apparmor { sandbox: name.clone(), source: Box::new(source) })?;
+        let labels = self
+            .sandbox_labels(&config, &runtime_handler)
+            .await
+            .map_err(|source| RunSandboxError::Selinux { sandbox: name.clone(), source: Box::new(source) })?;
         if !is_host_network {
             self.network
                 .wait_ready(NETWORK_READY_LIMIT)
@@ -374,6 +390,7 @@ impl Node {
             is_privileged,
             apparmor,
             ids,
+            labels,
         })
     }
 
@@ -432,6 +449,7 @@ impl Node {
             namespaces: made.namespaces,
             id_maps: made.id_maps,
             files: made.files,
+            labels: Arc::clone(&plan.labels),
             infra,
             directory: plan.directory.clone(),
             run_directory: plan.run_directory.clone(),
@@ -455,7 +473,7 @@ impl Node {
             metadata_name: plan.config.metadata.name.clone(),
             uid: plan.config.metadata.uid.clone(),
             namespace: plan.config.metadata.namespace.clone(),
-            mount_label: String::new(),
+            mount_label: text(shown_mount_label(&plan.config, &plan.labels)),
             created_at: plan.created.nanos() / 1_000_000_000,
             attempt: plan.config.metadata.attempt,
             is_sandbox: true,
@@ -467,8 +485,8 @@ impl Node {
             image,
             layer_name: Some(format!("{}-layer", plan.infra_name)),
             metadata: metadata.to_text(),
-            mount_label: String::new(),
-            process_label: String::new(),
+            mount_label: text(plan.labels.mount()),
+            process_label: text(plan.labels.process()),
             volatile: Volatile::Yes,
             ids: userns::container_ids(&plan.ids),
         };
@@ -501,9 +519,10 @@ impl Node {
     ) -> Result<SandboxFiles, RunSandboxError> {
         let (config, hostname, run_directory) =
             (plan.config.clone(), plan.hostname.clone(), plan.run_directory.clone());
+        let labels = Arc::clone(&plan.labels);
         let state_directory = if has_infra { plan.directory.clone() } else { run_directory.clone() };
         blocking::run("make sandbox files", move || {
-            sandbox_files::make(&config, &hostname, &state_directory, &run_directory, root)
+            sandbox_files::make(&config, &hostname, &state_directory, &run_directory, root, &labels)
         })
         .await
         .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })

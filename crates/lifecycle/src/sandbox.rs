@@ -13,6 +13,7 @@ use domain::time::Timestamp;
 
 use crate::container::Container;
 use crate::handler::Handler;
+use crate::selinux::SandboxLabels;
 
 /// Pinned namespaces of a sandbox; `None` where it uses the node's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +61,7 @@ pub struct Sandbox {
     /// Ids of its user namespace, if it has one.
     pub(crate) id_maps: Option<IdMaps>,
     pub(crate) files: SandboxFiles,
+    pub(crate) labels: Arc<SandboxLabels>,
     /// The pause container, where one is needed.
     pub(crate) infra: Option<Arc<Container>>,
     /// Records outlive the boot here, bundles do not there.
@@ -84,6 +86,7 @@ pub(crate) struct SandboxParts {
     pub(crate) namespaces: SandboxNamespaces,
     pub(crate) id_maps: Option<IdMaps>,
     pub(crate) files: SandboxFiles,
+    pub(crate) labels: Arc<SandboxLabels>,
     pub(crate) infra: Option<Arc<Container>>,
     pub(crate) directory: PathBuf,
     pub(crate) run_directory: PathBuf,
@@ -104,6 +107,7 @@ impl Sandbox {
             namespaces: parts.namespaces,
             id_maps: parts.id_maps,
             files: parts.files,
+            labels: parts.labels,
             infra: parts.infra,
             directory: parts.directory,
             run_directory: parts.run_directory,

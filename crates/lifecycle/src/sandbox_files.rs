@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use domain::id_maps::RootOwner;
 use domain::sandbox::{DnsConfig, SandboxConfig};
 use domain::security::NamespaceMode;
+use domain::selinux::Label;
 use durable::Durability;
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
 
 use crate::sandbox::SandboxFiles;
+use crate::selinux::{SandboxLabels, shown_mount_label};
 use crate::userns;
 
 /// Size of `/dev/shm` where the pod does not say. Source: CRI-O.
@@ -55,6 +57,7 @@ pub(crate) fn make(
     state_directory: &Path,
     run_directory: &Path,
     root: Option<RootOwner>,
+    labels: &SandboxLabels,
 ) -> Result<SandboxFiles, SandboxFileError> {
     let resolv_conf = run_directory.join("resolv.conf");
     let text = match config.dns.as_ref().filter(|dns| !is_empty(dns)) {
@@ -70,12 +73,21 @@ pub(crate) fn make(
         PathBuf::from(NODE_SHM)
     } else {
         let shm = run_directory.join("shm");
-        mount_shm(&shm)?;
+        mount_shm(&shm, shown_mount_label(config, labels))?;
         give(&shm, root)?;
         shm
     };
     for file in [&resolv_conf, &hostname_file, &containerenv] {
         give(file, root)?;
+    }
+    if let Some(label) = labels.mount() {
+        for path in [&resolv_conf, &hostname_file, &containerenv] {
+            confinement::selinux::label_file(path, label).map_err(|source| SandboxFileError::Path {
+                action: "label",
+                path: path.clone(),
+                source,
+            })?;
+        }
     }
     Ok(SandboxFiles { resolv_conf, hostname: hostname_file, containerenv, shm })
 }
@@ -113,10 +125,12 @@ fn give(path: &Path, root: Option<RootOwner>) -> Result<(), SandboxFileError> {
     userns::give(path, root).map_err(failed)
 }
 
-fn mount_shm(path: &Path) -> Result<(), SandboxFileError> {
+fn mount_shm(path: &Path, label: Option<&Label>) -> Result<(), SandboxFileError> {
     let failed = |action| move |source: io::Error| SandboxFileError::Path { action, path: path.to_owned(), source };
     fs::create_dir_all(path).map_err(failed("create"))?;
-    let options = format!("mode=1777,size={SHM_BYTES}");
+    // A label has commas of its own, and nothing that ends the quotes.
+    let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+    let options = format!("mode=1777,size={SHM_BYTES}{label}");
     let options = std::ffi::CString::new(options).map_err(io::Error::other).map_err(failed("mount"))?;
     let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("shm", path, "tmpfs", flags, Some(options.as_c_str()))

@@ -293,6 +293,7 @@ namespaces_dir = "{root}/ns"
 hooks_dir = ["{root}/hooks"]
 cdi_spec_dirs = ["{root}/cdi"]
 apparmor_profile = "unconfined"
+selinux = false
 
 {handlers}
 

@@ -81,6 +81,7 @@ targets! {
     spdy_frames, PURE, streaming::fuzz_frames;
     websocket_messages, PURE, streaming::fuzz_messages;
     terminal_sizes, PURE, streaming::fuzz_sizes;
+    selinux_contexts, PURE, domain::selinux::fuzz_policy;
     apparmor_profiles, PURE, confinement::apparmor::fuzz_profiles;
     shim_answers, PURE, shim_client::fuzz_answers;
     cgroup_files, PURE, cgroup::fuzz_stats;

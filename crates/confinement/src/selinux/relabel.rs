@@ -105,6 +105,11 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)?)
 }
 
+/// Opens what lies at a path whose directories are the node's own.
+fn open_own(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// The way to the attributes of a handle: setxattr(2) does not take those of `O_PATH`, and of a link there is no other.
 fn by_handle(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
@@ -141,13 +146,12 @@ fn open_volume(path: &Path, protected: &HashSet<Identity>) -> Result<(OwnedFd, r
 /// Whether the file at a path has the label already.
 #[must_use]
 pub fn has_label(path: &Path, label: &Label) -> bool {
-    open(path).is_ok_and(|file| has(&file, label.to_string().as_bytes()))
+    open_own(path).is_ok_and(|file| has(&file, label.to_string().as_bytes()))
 }
 
 /// Labels one file of the daemon's own; fine on a file system without labels.
 pub fn label_file(path: &Path, label: &Label) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let file = open_own(path)?;
     match set(&file, label.to_string().as_bytes()) {
         Ok(()) | Err(Errno::NOTSUP) => Ok(()),
         Err(error) => Err(error.into()),
