@@ -19,5 +19,7 @@ mod tree;
 pub use details::{CpuDetails, Details, DiskCount, DiskUnit, HugepageUse, Members, MemoryDetails, Wanted, page_sizes};
 pub use layout::{DetectError, Hierarchy, Layout};
 pub use processes::{KillError, ProcessesError};
-pub use stats::{CgroupStats, CpuStats, MemoryStats, Pressure, Stall, StatsError, SwapStats, fuzz_stats};
+pub use stats::{
+    CgroupStats, CpuStats, Known, Limits, MemoryStats, Pressure, Stall, StatsError, SwapStats, fuzz_stats,
+};
 pub use tree::{CreateError, MoveError, OomError, PathError, RemoveError};

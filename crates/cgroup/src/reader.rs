@@ -1,6 +1,6 @@
 //! Small files of cgroups, read with as few system calls as they allow.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -19,24 +19,38 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
 }
 
-/// A cgroup's directory, so that the way to it is walked once for all its files. No descriptor where there is none.
+/// A cgroup's directory.
 pub(crate) struct Directory {
     path: PathBuf,
-    opened: Option<OwnedFd>,
+    way: Way,
+}
+
+enum Way {
+    /// Walked once for all files.
+    Opened(OwnedFd),
+    /// Walked for each file.
+    ByPath,
+    /// There is no directory.
+    None,
 }
 
 impl Directory {
     pub(crate) fn open(path: PathBuf) -> Result<Self, StatsError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match absent(rustix::fs::openat(CWD, &path, flags, Mode::empty())) {
-            Ok(opened) => Ok(Self { path, opened }),
+            Ok(opened) => Ok(Self { path, way: opened.map_or(Way::None, Way::Opened) }),
             Err(errno) => Err(StatsError::Read { path, source: errno.into() }),
         }
     }
 
-    /// Whether it was there.
-    pub(crate) fn exists(&self) -> bool {
-        self.opened.is_some()
+    /// For a single file: opening the directory first would cost more.
+    pub(crate) const fn unopened(path: PathBuf) -> Self {
+        Self { path, way: Way::ByPath }
+    }
+
+    /// Whether it was there, as far as it was looked for.
+    pub(crate) const fn exists(&self) -> bool {
+        !matches!(self.way, Way::None)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,23 +67,30 @@ fn absent<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
     }
 }
 
+fn open_file(directory: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 impl Reader {
     /// The whole of a file; `None` when it is not there.
     pub(crate) fn read(&mut self, directory: &Directory, name: &str) -> Result<Option<&str>, StatsError> {
-        let Some(opened) = &directory.opened else { return Ok(None) };
-        match absent(self.fill(opened, name)) {
+        let file = match &directory.way {
+            Way::Opened(opened) => open_file(opened, Path::new(name)),
+            Way::ByPath => open_file(CWD, &directory.path.join(name)),
+            Way::None => return Ok(None),
+        };
+        match absent(file.and_then(|file| self.fill(&file))) {
             Ok(filled) => Ok(filled.and_then(|()| std::str::from_utf8(&self.buffer).ok())),
             Err(errno) => Err(StatsError::Read { path: directory.path.join(name), source: errno.into() }),
         }
     }
 
-    fn fill(&mut self, directory: &OwnedFd, name: &str) -> Result<(), Errno> {
-        let file = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    fn fill(&mut self, file: &OwnedFd) -> Result<(), Errno> {
         self.buffer.clear();
         while self.buffer.len() < FILE_MAX_BYTES {
             self.buffer.reserve(READ_BYTES);
             let asked = self.buffer.capacity() - self.buffer.len();
-            match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut self.buffer)) {
+            match rustix::io::read(file, rustix::buffer::spare_capacity(&mut self.buffer)) {
                 // The files read here are one record each, which the kernel hands out whole: less than asked is all.
                 Ok(count) if count < asked => break,
                 Ok(_) | Err(Errno::INTR) => {}

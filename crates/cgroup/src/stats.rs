@@ -95,7 +95,31 @@ pub struct MemoryStats {
     pub pressure: Option<Pressure>,
 }
 
+/// What a cgroup may use of memory and swap, in bytes; `None` without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Memory.
+    pub memory_bytes: Option<u64>,
+    /// Swap.
+    pub swap_bytes: Option<u64>,
+}
+
+/// What need not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Known {
+    /// Limits that are known.
+    pub limits: Option<Limits>,
+    /// Nobody wants [`CgroupStats::process_count`].
+    pub is_without_process_count: bool,
+}
+
 impl MemoryStats {
+    /// The limits among them.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { memory_bytes: self.limit_bytes, swap_bytes: self.swap.and_then(|swap| swap.limit_bytes) }
+    }
+
     /// What cannot be taken away: never below zero, since the two numbers are not of one moment.
     #[must_use]
     pub fn working_set_bytes(&self) -> u64 {
@@ -187,40 +211,37 @@ impl CgroupStats {
 impl Layout {
     /// What a cgroup uses. One that is gone, or goes meanwhile, has parts that are `None`.
     pub fn stats(&self, path: &str) -> Result<CgroupStats, StatsError> {
-        self.stats_with(path, None)
+        Ok(self.read(path, None, Known::default(), None)?.0)
     }
 
     /// The same for the cgroup a runtime made for a container: under systemd on v2, crun sets limits on a cgroup
     /// within it. What is used still is that of the whole, so that a container which may make cgroups hides nothing.
-    pub fn container_stats(&self, path: &str) -> Result<CgroupStats, StatsError> {
-        self.stats_with(path, Some(CRUN_SUBGROUP))
+    pub fn container_stats(&self, path: &str, known: Known) -> Result<CgroupStats, StatsError> {
+        Ok(self.read(path, Some(CRUN_SUBGROUP), known, None)?.0)
     }
 
     /// Statistics of a container's cgroup and what else is wanted, of one moment and no file twice.
     pub fn container_details(&self, path: &str, wanted: &Wanted) -> Result<(CgroupStats, Details), StatsError> {
-        self.read(path, Some(CRUN_SUBGROUP), Some(wanted))
-    }
-
-    fn stats_with(&self, path: &str, limits: Option<&str>) -> Result<CgroupStats, StatsError> {
-        Ok(self.read(path, limits, None)?.0)
+        self.read(path, Some(CRUN_SUBGROUP), Known::default(), Some(wanted))
     }
 
     fn read(
         &self,
         path: &str,
-        limits: Option<&str>,
+        subgroup: Option<&str>,
+        known: Known,
         wanted: Option<&Wanted>,
     ) -> Result<(CgroupStats, Details), StatsError> {
         check_path(path)?;
         let mut reader = Reader::default();
         match (self.version(), wanted) {
             (CgroupVersion::V1, wanted) => {
-                let (stats, memory) = self.stats_v1(path, wanted, &mut reader)?;
+                let (stats, memory) = self.stats_v1(path, known, wanted, &mut reader)?;
                 let details = wanted.map(|wanted| details::read_v1(self, path, wanted, &mut reader, memory));
                 Ok((stats, details.transpose()?.unwrap_or_default()))
             }
             (CgroupVersion::V2, wanted) => match self.directory("", path) {
-                Some(path) => read_v2(&Directory::open(path)?, limits, wanted, &mut reader),
+                Some(path) => read_v2(&Directory::open(path)?, subgroup, known, wanted, &mut reader),
                 None => Ok((CgroupStats::default(), Details::default())),
             },
         }
@@ -229,20 +250,21 @@ impl Layout {
     fn stats_v1(
         &self,
         path: &str,
+        known: Known,
         wanted: Option<&Wanted>,
         reader: &mut Reader,
     ) -> Result<(CgroupStats, Option<MemoryDetails>), StatsError> {
-        let open = |controller| self.directory(controller, path).map(Directory::open).transpose();
         let (mut stats, mut memory) = (CgroupStats::default(), None);
-        if let Some(directory) = open("cpuacct")? {
-            let usage = reader.number(&directory, "cpuacct.usage")?;
+        if let Some(directory) = self.directory("cpuacct", path) {
+            let usage = reader.number(&Directory::unopened(directory), "cpuacct.usage")?;
             stats.cpu = usage.map(|usage_nanos| CpuStats { usage_nanos, pressure: None });
         }
-        if let Some(directory) = open("memory")? {
-            (stats.memory, memory) = memory_v1(&directory, wanted, reader)?;
+        if let Some(directory) = self.directory("memory", path) {
+            (stats.memory, memory) = memory_v1(&Directory::open(directory)?, known.limits, wanted, reader)?;
         }
-        if let Some(directory) = open("pids")? {
-            stats.process_count = reader.number(&directory, "pids.current")?;
+        let pids = self.directory("pids", path).filter(|_| !known.is_without_process_count);
+        if let Some(directory) = pids {
+            stats.process_count = reader.number(&Directory::unopened(directory), "pids.current")?;
         }
         Ok((stats, memory))
     }
@@ -250,6 +272,7 @@ impl Layout {
 
 fn memory_v1(
     directory: &Directory,
+    known: Option<Limits>,
     wanted: Option<&Wanted>,
     reader: &mut Reader,
 ) -> Result<(Option<MemoryStats>, Option<MemoryDetails>), StatsError> {
@@ -261,19 +284,23 @@ fn memory_v1(
         Some(_) => Ok(reader.number(directory, name)?.filter(|limit| *limit < V1_UNLIMITED)),
         None => Ok::<_, StatsError>(None),
     };
-    let limit_bytes = limit(found.limit, "memory.limit_in_bytes")?;
-    let with_swap_limit = limit(found.with_swap_limit, "memory.memsw.limit_in_bytes")?;
+    let limits = match known {
+        Some(known) => known,
+        None => {
+            let memory_bytes = limit(found.limit, "memory.limit_in_bytes")?;
+            let both_bytes = limit(found.with_swap_limit, "memory.memsw.limit_in_bytes")?;
+            let swap_bytes = both_bytes.zip(memory_bytes).map(|(both, memory)| both.saturating_sub(memory));
+            Limits { memory_bytes, swap_bytes }
+        }
+    };
     let memory = MemoryStats {
         usage_bytes,
         rss_bytes: found.rss,
         inactive_file_bytes: found.inactive_file,
-        limit_bytes,
+        limit_bytes: limits.memory_bytes,
         page_faults: found.page_faults,
         major_page_faults: found.major_page_faults,
-        swap: found.swap.map(|usage_bytes| SwapStats {
-            usage_bytes,
-            limit_bytes: with_swap_limit.zip(limit_bytes).map(|(both, memory)| both.saturating_sub(memory)),
-        }),
+        swap: found.swap.map(|usage_bytes| SwapStats { usage_bytes, limit_bytes: limits.swap_bytes }),
         pressure: None,
     };
     Ok((Some(memory), details))
@@ -282,12 +309,15 @@ fn memory_v1(
 fn read_v2(
     directory: &Directory,
     subgroup: Option<&str>,
+    known: Known,
     wanted: Option<&Wanted>,
     reader: &mut Reader,
 ) -> Result<(CgroupStats, Details), StatsError> {
     if !directory.exists() {
         return Ok((CgroupStats::default(), Details::default()));
     }
+    let needs_limits = known.limits.is_none() || wanted.is_some();
+    let subgroup = subgroup.filter(|_| needs_limits);
     let within = subgroup.map(|name| Directory::open(directory.path().join(name))).transpose()?;
     let within = within.as_ref().filter(|within| within.exists());
     let cpu_pressure = reader.pressure(directory, "cpu.pressure")?;
@@ -302,7 +332,10 @@ fn read_v2(
         let swap = match reader.number(directory, "memory.swap.current")? {
             None => None,
             Some(usage_bytes) => {
-                let limit_bytes = reader.limit(directory, within, "memory.swap.max")?;
+                let limit_bytes = match known.limits {
+                    Some(known) => known.swap_bytes,
+                    None => reader.limit(directory, within, "memory.swap.max")?,
+                };
                 Some(SwapStats { usage_bytes, limit_bytes })
             }
         };
@@ -310,7 +343,10 @@ fn read_v2(
             usage_bytes,
             rss_bytes: found.anon,
             inactive_file_bytes: found.inactive_file,
-            limit_bytes: reader.limit(directory, within, "memory.max")?,
+            limit_bytes: match known.limits {
+                Some(known) => known.memory_bytes,
+                None => reader.limit(directory, within, "memory.max")?,
+            },
             page_faults: found.page_faults,
             major_page_faults: found.major_page_faults,
             swap,
@@ -320,7 +356,10 @@ fn read_v2(
     let stats = CgroupStats {
         cpu: cpu.map(|usage_nanos| CpuStats { usage_nanos, pressure: cpu_pressure }),
         memory,
-        process_count: reader.number(directory, "pids.current")?,
+        process_count: match known.is_without_process_count {
+            true => None,
+            false => reader.number(directory, "pids.current")?,
+        },
         io_pressure: reader.pressure(directory, "io.pressure")?,
     };
     let details = match wanted {
@@ -546,13 +585,17 @@ mod tests {
         assert_eq!((memory.pressure, stats.io_pressure, stats.process_count), (None, None, Some(1)));
 
         write(root.path(), &[("pod/a/container/memory.max", "4096\n"), ("pod/a/container/memory.current", "7\n")]);
-        let memory = layout.container_stats("/pod/a").unwrap().memory.unwrap();
+        let memory = layout.container_stats("/pod/a", Known::default()).unwrap().memory.unwrap();
         assert_eq!(
             (memory.usage_bytes, memory.limit_bytes),
             (2048, Some(4096)),
             "limits of the inner, use of the whole"
         );
         assert_eq!(layout.stats("/pod/a").unwrap().memory.unwrap().limit_bytes, None);
+        let limits = Limits { memory_bytes: Some(5000), swap_bytes: None };
+        let known = Known { limits: Some(limits), is_without_process_count: true };
+        let stats = layout.container_stats("/pod/a", known).unwrap();
+        assert_eq!((stats.memory.unwrap().limits(), stats.process_count), (limits, None), "what is known is not read");
     }
 
     #[test]

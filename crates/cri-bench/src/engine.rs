@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use cri_api::v1::image_service_client::ImageServiceClient;
 use cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use cri_api::v1::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest,
-    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest,
+    ContainerConfig, ContainerMetadata, ContainerStatsFilter, CreateContainerRequest, ExecSyncRequest, ImageSpec,
+    ImageStatusRequest, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, ListContainerStatsRequest, ListPodSandboxStatsRequest, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatsFilter, PullImageRequest, RemovePodSandboxRequest,
     RunPodSandboxRequest, SecurityProfile, StartContainerRequest, StopPodSandboxRequest, VersionRequest,
     security_profile,
 };
@@ -53,6 +54,15 @@ pub(crate) struct Engine {
 pub(crate) struct Pod {
     pub(crate) sandbox: String,
     pub(crate) container: String,
+}
+
+/// Of what statistics are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// ListContainerStats.
+    Containers,
+    /// ListPodSandboxStats.
+    Sandboxes,
 }
 
 /// How long each step of a start took.
@@ -198,6 +208,26 @@ impl Engine {
             .timed("RemovePodSandbox", self.timeout, order, async move |r| runtime.remove_pod_sandbox(r).await)
             .await?;
         Ok(RemoveTimes { stop_sandbox, remove_sandbox })
+    }
+
+    /// Asks for statistics of everything of this run.
+    pub(crate) async fn list_stats(&self, of: Statistics) -> Result<Duration, BenchError> {
+        let mut runtime = self.runtime.clone();
+        let label_selector = [(RUN_LABEL.to_owned(), self.run.clone())].into();
+        match of {
+            Statistics::Containers => {
+                let filter = Some(ContainerStatsFilter { label_selector, ..Default::default() });
+                let question = ListContainerStatsRequest { filter };
+                let call = async move |request| runtime.list_container_stats(request).await;
+                Ok(self.timed("ListContainerStats", self.timeout, question, call).await?.1)
+            }
+            Statistics::Sandboxes => {
+                let filter = Some(PodSandboxStatsFilter { label_selector, ..Default::default() });
+                let question = ListPodSandboxStatsRequest { filter };
+                let call = async move |request| runtime.list_pod_sandbox_stats(request).await;
+                Ok(self.timed("ListPodSandboxStats", self.timeout, question, call).await?.1)
+            }
+        }
     }
 
     /// Runs a program in a container; that it fails is an error.

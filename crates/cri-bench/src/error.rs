@@ -49,6 +49,13 @@ pub(crate) enum BenchError {
     NotMeasured { metric: String },
 }
 
+impl BenchError {
+    /// Whether the engine does not know the request at all.
+    pub(crate) fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Request { status, .. } if status.code() == tonic::Code::Unimplemented)
+    }
+}
+
 /// The error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();

@@ -11,6 +11,7 @@
 
 mod arguments;
 mod cleanup;
+mod cpu;
 mod engine;
 mod error;
 mod measure;

@@ -1,5 +1,5 @@
 //! The measurements, in the order they are made: start, exec and removal of one pod at a time; the same with several
-//! requests under way; memory with many pods running.
+//! requests under way; memory and statistics with many pods running.
 //!
 //! Engines take turns, and who is first changes from round to round.
 
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::arguments::Arguments;
-use crate::engine::{Engine, Pod};
+use crate::engine::{Engine, Pod, Statistics};
 use crate::error::BenchError;
-use crate::memory;
+use crate::{cpu, memory};
 
 /// Turns each engine gets in the throughput part: enough for a median.
 const PARALLEL_BATCHES: u32 = 5;
@@ -21,6 +21,9 @@ const PARALLEL_BATCHES: u32 = 5;
 /// Looks at the memory of a daemon, and the pause between two of them: a collector of garbage may run in between.
 const MEMORY_LOOKS: u32 = 5;
 const MEMORY_PAUSE: Duration = Duration::from_millis(300);
+
+/// Calls of each kind of statistics with many pods running: enough for a median.
+const STATS_CALLS: u32 = 20;
 
 /// A thing that is measured.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +53,10 @@ pub(crate) const METRICS: &[Metric] = &[
     Metric { name: "rss", unit: "KiB", meaning: "daemon RSS with the many pods running" },
     Metric { name: "pss", unit: "KiB", meaning: "daemon PSS with the many pods running" },
     Metric { name: "helpers_pss", unit: "KiB", meaning: "PSS of all monitors or shims of the many pods" },
+    Metric { name: "stats", unit: "ms", meaning: "ListContainerStats of the many pods" },
+    Metric { name: "stats_cpu", unit: "ms", meaning: "  its processor time, daemon and monitors or shims" },
+    Metric { name: "pod_stats", unit: "ms", meaning: "ListPodSandboxStats of the many pods" },
+    Metric { name: "pod_stats_cpu", unit: "ms", meaning: "  its processor time, daemon and monitors or shims" },
 ];
 
 /// Samples by metric.
@@ -256,7 +263,29 @@ impl Run<'_> {
             self.add(index, "helpers_pss", as_f64(helpers_pss));
             self.helpers[index] = Some(helpers);
         }
+        self.statistics(index, pid, &memory::find_helpers(&ids)?).await?;
         remove_many(&Arc::new(engine), &pods, AT_ONCE).await
+    }
+
+    /// What clients pay who ask how the many pods are, and what the engine pays. An engine that cannot say is not measured.
+    async fn statistics(&mut self, index: usize, pid: u32, helpers: &[u32]) -> Result<(), BenchError> {
+        let engine = self.engines[index].clone();
+        for (wall, processor, kind) in
+            [("stats", "stats_cpu", Statistics::Containers), ("pod_stats", "pod_stats_cpu", Statistics::Sandboxes)]
+        {
+            let mut before = cpu::of_engine(pid, helpers)?;
+            for _ in 0..STATS_CALLS {
+                let took = match engine.list_stats(kind).await {
+                    Err(error) if error.is_unimplemented() => break,
+                    answer => answer?,
+                };
+                let after = cpu::of_engine(pid, helpers)?;
+                self.add_time(index, wall, took);
+                self.add_time(index, processor, after.saturating_sub(before));
+                before = after;
+            }
+        }
+        Ok(())
     }
 }
 

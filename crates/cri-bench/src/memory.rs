@@ -29,25 +29,29 @@ fn parse(text: &str, path: &Path) -> Result<Memory, BenchError> {
     Ok(Memory { rss_kib: field("Rss")?, pss_kib: field("Pss")? })
 }
 
-/// PSS in KiB, and number, of the processes whose command line names one of `ids`: monitors and shims do, because
+/// The processes whose command line names one of `ids`: monitors and shims do, because
 /// that is how they know what they are for; workloads do not.
 ///
 /// Processes that end while this looks are left out.
-pub(crate) fn of_helpers(ids: &[String]) -> Result<(u64, u64), BenchError> {
+pub(crate) fn find_helpers(ids: &[String]) -> Result<Vec<u32>, BenchError> {
     let path = PathBuf::from("/proc");
     let entries = std::fs::read_dir(&path).map_err(|source| BenchError::Read { path, source })?;
     let own = std::process::id();
-    let (mut pss_kib, mut count) = (0, 0);
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_helper = |pid: &u32| {
+        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
         let line = String::from_utf8_lossy(&line);
-        if pid == own || !ids.iter().any(|id| line.contains(id.as_str())) {
-            continue;
-        }
-        if let Ok(memory) = of_process(pid) {
-            pss_kib += memory.pss_kib;
-            count += 1;
-        }
+        *pid != own && ids.iter().any(|id| line.contains(id.as_str()))
+    };
+    Ok(pids.filter(is_helper).collect())
+}
+
+/// PSS in KiB, and number, of the helpers found by [`find_helpers`].
+pub(crate) fn of_helpers(ids: &[String]) -> Result<(u64, u64), BenchError> {
+    let (mut pss_kib, mut count) = (0, 0);
+    for memory in find_helpers(ids)?.into_iter().filter_map(|pid| of_process(pid).ok()) {
+        pss_kib += memory.pss_kib;
+        count += 1;
     }
     Ok((pss_kib, count))
 }

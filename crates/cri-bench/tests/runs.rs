@@ -55,6 +55,10 @@ fn two_engines_are_compared() {
     assert!(metrics["start"]["ratio"].as_f64().unwrap() < 0.9);
     assert!(metrics["rss"]["ours"]["median"].as_f64().unwrap() > 100.0);
     assert!(metrics["parallel_remove"]["ratio"].is_number());
+    assert_eq!(metrics["stats"]["ours"]["samples"], 20);
+    assert!(metrics["stats_cpu"]["peer"]["median"].is_number());
+    // What an engine does not know is left out.
+    assert!(metrics["pod_stats"].is_null());
     // One uncounted pod, four rounds, five batches of three, five for the memory.
     for engine in [&ours, &peer] {
         assert_eq!(count(engine, "RunPodSandbox"), 1 + 4 + 5 * 3 + 5);

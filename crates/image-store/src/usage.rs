@@ -70,7 +70,7 @@ fn walk(path: &Path, files_max: u64) -> Result<Usage, PathError> {
         files_max,
         seen: HashSet::new(),
     };
-    walk.directory(&directory, 0).map_err(PathError::new("walk", path))?;
+    walk.directory(directory, 0).map_err(PathError::new("walk", path))?;
     Ok(walk.usage)
 }
 
@@ -83,11 +83,12 @@ struct Walk {
 }
 
 impl Walk {
-    fn directory(&mut self, directory: &OwnedFd, depth: usize) -> io::Result<()> {
+    fn directory(&mut self, directory: OwnedFd, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Ok(());
         }
-        for entry in Dir::read_from(directory)? {
+        let mut entries = Dir::new(directory)?;
+        while let Some(entry) = entries.read() {
             if self.usage.inodes > self.files_max {
                 return Ok(());
             }
@@ -96,7 +97,7 @@ impl Walk {
             if name == "." || name == ".." {
                 continue;
             }
-            let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            let stat = match rustix::fs::statat(entries.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(rustix::io::Errno::NOENT) => continue,
                 other => other?,
             };
@@ -109,8 +110,8 @@ impl Walk {
             self.usage.inodes += 1;
             if is_dir(stat.st_mode) {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                    Ok(below) => self.directory(&below, depth + 1)?,
+                match rustix::fs::openat(entries.fd()?, name, flags, Mode::empty()) {
+                    Ok(below) => self.directory(below, depth + 1)?,
                     Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
                     Err(error) => return Err(error.into()),
                 }

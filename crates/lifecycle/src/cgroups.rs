@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::systemd::{ScopeProperty, start_scope};
-use cgroup::{DetectError, KillError, Layout};
+use cgroup::{DetectError, KillError, Known, Layout};
 use config::{CgroupManager, MonitorCgroup};
 use domain::id::{ContainerId, SandboxId};
 use domain::spec::{CgroupManagerKind, CgroupParent, CgroupPlacement, CgroupVersion};
@@ -47,7 +47,11 @@ impl Cgroups {
     pub(crate) async fn memory_in_use(&self, parent: &str, id: &ContainerId) -> Option<u64> {
         let path = CgroupParent::parse(self.kind, parent).ok()?.container_directory(id.as_str());
         let layout = Arc::clone(&self.layout);
-        let stats = blocking::run("read memory use", move || layout.container_stats(&path)).await.ok()?;
+        let stats = blocking::run("read memory use", move || {
+            layout.container_stats(&path, Known { is_without_process_count: true, ..Known::default() })
+        })
+        .await
+        .ok()?;
         Some(stats.memory?.usage_bytes)
     }
 

@@ -1,6 +1,7 @@
 //! A container as the daemon holds it: what was asked and decided at its making, and where it is in its life.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -67,6 +68,8 @@ pub struct Container {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// When the one stop under way will kill.
     pub(crate) stopping: Mutex<Option<watch::Sender<Instant>>>,
+    /// A stop has sent SIGKILL: nobody else need have.
+    pub(crate) is_killed: AtomicBool,
     /// Why it is being killed for forbidden system calls.
     pub(crate) seccomp_verdict: Mutex<Option<String>>,
     /// The node's share of a container that has ended has been given back: runtime state, cgroup, mounts.
@@ -116,6 +119,7 @@ impl Container {
             state: watch::Sender::new(state),
             changing: tokio::sync::Mutex::default(),
             stopping: Mutex::default(),
+            is_killed: AtomicBool::default(),
             seccomp_verdict: Mutex::default(),
             is_released: tokio::sync::Mutex::default(),
         }
@@ -137,6 +141,12 @@ impl Container {
     #[must_use]
     pub fn resources(&self) -> Resources {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its limits of memory, and of memory and swap together, as [`Container::resources`] has them.
+    pub(crate) fn memory_limits(&self) -> (i64, i64) {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        (limits.memory_limit_bytes, limits.memory_swap_limit_bytes)
     }
 
     /// The signal it is stopped with.

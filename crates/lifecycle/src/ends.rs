@@ -10,6 +10,7 @@
 //! ```
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ impl Node {
             blocking::run("read exit record", move || load_exit(&directory, &bundle)).await
         };
         let exit = match record {
-            Ok(Some(record)) => exit_of(record),
+            Ok(Some(record)) => exit_of(record, container.is_killed.load(Ordering::Acquire)),
             Ok(None) if process::is_alive(init) => return,
             Ok(None) => {
                 tracing::warn!(container.id = %container.id, "a container ended and its monitor left no record");
@@ -198,12 +199,13 @@ fn has_own_processes(container: &Container) -> bool {
         || matches!(container.config.security.namespaces.pid, domain::security::NamespaceMode::Container)
 }
 
-fn exit_of(record: ExitRecord) -> Exit {
+fn exit_of(record: ExitRecord, is_killed_by_stop: bool) -> Exit {
     Exit {
         code: record.code,
         finished: record.finished,
-        // The marker says that something in the cgroup was killed; only a killed first process makes it the reason.
-        is_oom_killed: record.has_oom_marker && record.code == KILLED_EXIT_CODE,
+        // The marker says that something in the cgroup was killed; only a killed first process makes it the reason, and
+        // only if nobody asked for its end.
+        is_oom_killed: record.has_oom_marker && record.code == KILLED_EXIT_CODE && !is_killed_by_stop,
         is_seccomp_killed: false,
         error: String::new(),
     }
@@ -212,4 +214,28 @@ fn exit_of(record: ExitRecord) -> Exit {
 /// Whether a monitor has left its record already.
 pub(crate) fn has_exit_record(directory: &Path) -> bool {
     directory.join("exit").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_the_reason_only_if_it_ended_the_first_process() {
+        for (code, has_oom_marker, is_killed_by_stop, expected) in [
+            (137, true, false, true),
+            (137, false, false, false),
+            // A child was killed, and the first process went on to an end of its own.
+            (0, true, false, false),
+            (1, true, false, false),
+            (143, true, false, false),
+            // And one that had to be stopped by force.
+            (137, true, true, false),
+        ] {
+            let record = ExitRecord { code, finished: Timestamp::from_nanos(1), has_oom_marker };
+            assert_eq!(exit_of(record, is_killed_by_stop).is_oom_killed, expected, "{code} {has_oom_marker}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub use self::layers::WritableLayer;
 
 use self::collection::{Aim, Chosen, Collection, Found, has_cgroup};
 use self::layers::Layers;
+use self::limits::KnownLimits;
 use crate::blocking;
 use crate::container::Container;
 use crate::node::Node;
@@ -29,6 +30,7 @@ use crate::sandbox::Sandbox;
 mod collection;
 mod interfaces;
 mod layers;
+mod limits;
 mod metrics;
 mod processes;
 
@@ -114,6 +116,7 @@ struct Reader {
 #[derive(Default)]
 struct Memory {
     rates: Rates,
+    limits: KnownLimits,
     cache: Cache,
 }
 
@@ -168,7 +171,7 @@ impl Statistics {
                     if let Some(known) = cache.containers.get(&container.id).filter(|_| has_cgroup(&container)) {
                         return known.clone();
                     }
-                    let (stats, _) = collection.container(container);
+                    let (stats, _) = collection.container(container, false);
                     if is_remembering {
                         cache.containers.insert(stats.container.id.clone(), stats.clone());
                     }
@@ -237,9 +240,12 @@ impl Reader {
         let mut memory = Arc::clone(&self.memory).lock_owned().await;
         let reader = self.clone();
         let result = blocking::run("read statistics", move || {
-            let Memory { rates, cache } = &mut *memory;
+            let Memory { rates, limits, cache } = &mut *memory;
             reader.forget_absent(rates, cache);
-            work(&mut Collection::new(&reader.node, rates, &reader.layers, &reader.chosen, aim), cache)
+            limits.forget_absent(reader.node.objects.containers().len(), |id| {
+                reader.node.objects.container(id).is_some()
+            });
+            work(&mut Collection::new(&reader.node, (rates, limits), &reader.layers, &reader.chosen, aim), cache)
         })
         .await;
         self.layers.freshen();

@@ -1,5 +1,6 @@
 //! StopContainer: the stop signal, a grace, SIGKILL. A second call may only shorten the grace.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,7 +133,7 @@ impl Node {
         let mut pause = KILL_RETRY_MIN;
         while process::is_alive(init) {
             self.resume_to_stop(container).await;
-            if let Err(error) = process::signal(init, Signal::KILL.number()) {
+            if let Err(error) = signal_init(container, init, Signal::KILL) {
                 tracing::error!(container.id = %container.id, %error, "killing a container failed");
             }
             if tokio::time::timeout(pause, states.wait_for(has_ended)).await.is_ok() {
@@ -152,5 +153,12 @@ fn first_signal(container: &Container, init: Process) -> std::io::Result<()> {
         ContainerState::Created { .. } => Signal::KILL,
         ContainerState::Running { .. } | ContainerState::Exited { .. } => container.stop_signal,
     };
+    signal_init(container, init, signal)
+}
+
+fn signal_init(container: &Container, init: Process, signal: Signal) -> std::io::Result<()> {
+    if signal == Signal::KILL {
+        container.is_killed.store(true, Ordering::Release);
+    }
     process::signal(init, signal.number())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cgroup::{CgroupStats, Details, Layout, StatsError, Wanted};
+use cgroup::{CgroupStats, Details, Known, Layout, StatsError, Wanted};
 use domain::container::ContainerState;
 use domain::id::SandboxId;
 use domain::metrics::Group;
@@ -14,6 +14,7 @@ use domain::spec::CgroupParent;
 
 use super::interfaces::{NetworkStats, parse_interfaces, read_interfaces, read_interfaces_inside, read_interfaces_of};
 use super::layers::Layers;
+use super::limits::KnownLimits;
 use super::metrics::{self, Filesystem, Reading, nanos_to_seconds};
 use super::{ContainerMetrics, ContainerStats, Rates, SandboxMetrics, SandboxStats, Usage};
 use crate::clock;
@@ -47,6 +48,7 @@ pub(super) enum Aim {
 pub(super) struct Collection<'a> {
     node: &'a Node,
     rates: &'a mut Rates,
+    limits: &'a mut KnownLimits,
     layers: &'a Layers,
     chosen: &'a Chosen,
     aim: Aim,
@@ -58,15 +60,26 @@ pub(super) struct Collection<'a> {
 }
 
 impl<'a> Collection<'a> {
-    pub(super) fn new(node: &'a Node, rates: &'a mut Rates, layers: &'a Layers, chosen: &'a Chosen, aim: Aim) -> Self {
+    pub(super) fn new(
+        node: &'a Node,
+        (rates, limits): (&'a mut Rates, &'a mut KnownLimits),
+        layers: &'a Layers,
+        chosen: &'a Chosen,
+        aim: Aim,
+    ) -> Self {
         let is_disk = aim != Aim::Stats && chosen.groups.contains(&Group::Disk);
         let filesystem = if is_disk { Filesystem::of(&node.config.root.root) } else { None };
-        Self { node, rates, layers, chosen, aim, host_network: None, filesystem, containers: None }
+        Self { node, rates, limits, layers, chosen, aim, host_network: None, filesystem, containers: None }
     }
 
-    pub(super) fn container(&mut self, container: Arc<Container>) -> (ContainerStats, Option<ContainerMetrics>) {
+    /// Processes are counted only for who sums them up: the CRI does not tell those of a container.
+    pub(super) fn container(
+        &mut self,
+        container: Arc<Container>,
+        is_summed: bool,
+    ) -> (ContainerStats, Option<ContainerMetrics>) {
         let is_live = has_cgroup(&container);
-        let (cgroup, details) = if is_live { self.container_cgroup(&container) } else { Default::default() };
+        let (cgroup, details) = if is_live { self.container_cgroup(&container, is_summed) } else { Default::default() };
         let is_layer_wanted = self.aim != Aim::Metrics || self.chosen.groups.contains(&Group::Disk);
         let writable_layer = if is_layer_wanted { self.layers.of(&container) } else { None };
         let metrics = (is_live && self.aim != Aim::Stats).then(|| {
@@ -89,7 +102,8 @@ impl<'a> Collection<'a> {
         let all = self.containers_of(&sandbox.id);
         let (mut containers, mut container_metrics) = (Vec::new(), Vec::new());
         for container in all.iter().filter(|container| !container.is_infra() && has_cgroup(container)) {
-            let (stats, metrics) = self.container(Arc::clone(container));
+            let is_summed = sandbox.config.cgroup_parent.is_empty();
+            let (stats, metrics) = self.container(Arc::clone(container), is_summed);
             containers.push(stats);
             container_metrics.extend(metrics);
         }
@@ -124,13 +138,13 @@ impl<'a> Collection<'a> {
         self.containers.get_or_insert_with(sort).get(sandbox).cloned().unwrap_or_default()
     }
 
-    fn sandbox_cgroup(&self, sandbox: &Sandbox, containers: &[ContainerStats]) -> CgroupStats {
+    fn sandbox_cgroup(&mut self, sandbox: &Sandbox, containers: &[ContainerStats]) -> CgroupStats {
         if !sandbox.config.cgroup_parent.is_empty() {
             return self.cgroup(&sandbox.config.cgroup_parent, |layout, parent| layout.stats(&parent.directory()));
         }
         // All pods share the default parent: what is in it says nothing about one.
         let infra = sandbox.infra.as_ref().filter(|infra| has_cgroup(infra));
-        let infra = infra.map(|infra| self.container_stats(infra)).unwrap_or_default();
+        let infra = infra.map(|infra| self.container_stats(infra, true)).unwrap_or_default();
         let usages = containers.iter().filter_map(|container| container.usage.as_ref());
         usages.fold(infra, |sum, usage| sum.plus(&usage.cgroup))
     }
@@ -140,19 +154,26 @@ impl<'a> Collection<'a> {
         Usage { at: clock::now(), cgroup, nano_cores }
     }
 
-    fn container_cgroup(&self, container: &Container) -> (CgroupStats, Details) {
+    fn container_cgroup(&mut self, container: &Container, is_summed: bool) -> (CgroupStats, Details) {
         if self.aim == Aim::Stats {
-            return (self.container_stats(container), Details::default());
+            return (self.container_stats(container, is_summed), Details::default());
         }
         self.cgroup(&container.cgroup_parent, |layout, parent| {
             layout.container_details(&parent.container_directory(container.id.as_str()), &self.chosen.wanted)
         })
     }
 
-    fn container_stats(&self, container: &Container) -> CgroupStats {
-        self.cgroup(&container.cgroup_parent, |layout, parent| {
-            layout.container_stats(&parent.container_directory(container.id.as_str()))
-        })
+    fn container_stats(&mut self, container: &Container, is_summed: bool) -> CgroupStats {
+        let given = container.memory_limits();
+        let limits = self.limits.of(&container.id, given);
+        let known = Known { limits, is_without_process_count: !is_summed };
+        let stats = self.cgroup(&container.cgroup_parent, |layout, parent| {
+            layout.container_stats(&parent.container_directory(container.id.as_str()), known)
+        });
+        if let (None, Some(memory)) = (limits, &stats.memory) {
+            self.limits.remember(&container.id, given, memory.limits());
+        }
+        stats
     }
 
     fn cgroup<T: Default>(
