@@ -113,6 +113,12 @@ impl IdMaps {
         RootOwner { uid: host(&self.uids), gid: host(&self.gids) }
     }
 
+    /// The owner on the node of what belongs to a user and a group inside; none if the namespace lacks one of them.
+    #[must_use]
+    pub fn owner(&self, uid: u32, gid: u32) -> Option<RootOwner> {
+        Some(RootOwner { uid: outside(&self.uids, uid)?, gid: outside(&self.gids, gid)? })
+    }
+
     /// Whether the namespace has a user.
     #[must_use]
     pub fn has_uid(&self, uid: u32) -> bool {
@@ -380,6 +386,8 @@ mod tests {
     fn ids_are_seen_from_both_sides() {
         let maps = IdMaps::new(map("1000:1000:1,0:100000:1000"), map("0:200000:500,65534:5:1")).expect("maps");
         assert_eq!(maps.root(), RootOwner { uid: 100_000, gid: 200_000 });
+        assert_eq!(maps.owner(0, 0), Some(maps.root()));
+        assert_eq!(maps.owner(u32::MAX, 0), None);
         assert_eq!(
             (maps.uid_inside(1000), maps.uid_inside(100_999), maps.uid_inside(999)),
             (Some(1000), Some(999), None)

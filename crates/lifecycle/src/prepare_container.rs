@@ -94,7 +94,7 @@ impl PrepareJob {
                 node.user_inside(user, &self.sandbox.config, self.sandbox.id_maps.as_ref(), &passwd, &group)
             })
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
-        let volumes = self.make_directories(node, &root)?;
+        let volumes = self.make_directories(node, &root, &user)?;
         let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         let images = node
@@ -214,7 +214,12 @@ impl PrepareJob {
     /// The directories of the image's VOLUME lines and its working directory, and the customary `/etc/mtab`.
     ///
     /// Returns the mounts of volumes that are directories of the node (`image_volumes = "bind"`).
-    fn make_directories(&self, node: &Node, root: &Root) -> Result<Vec<ResolvedMount>, CreateContainerError> {
+    fn make_directories(
+        &self,
+        node: &Node,
+        root: &Root,
+        user: &ResolvedUser,
+    ) -> Result<Vec<ResolvedMount>, CreateContainerError> {
         let mut mounts = Vec::new();
         let owner = self.sandbox.root_owner();
         for (number, volume) in self.image.config.volumes.iter().enumerate() {
@@ -223,7 +228,7 @@ impl PrepareJob {
             }
             match node.config.image.image_volumes {
                 config::ImageVolumes::Ignore => {}
-                config::ImageVolumes::Mkdir => make_directory(root, Path::new(volume), owner)
+                config::ImageVolumes::Mkdir => make_directory(root, Path::new(volume), self.sandbox.owner(user))
                     .map_err(|source| self.root_error("create volume", Path::new(volume), source))?,
                 config::ImageVolumes::Bind => mounts.push(self.bind_volume(number, volume)?),
             }

@@ -176,6 +176,14 @@ impl Sandbox {
     pub(crate) fn root_owner(&self) -> Option<RootOwner> {
         self.id_maps.as_ref().map(IdMaps::root)
     }
+
+    /// Who owns on the node what belongs to a user of its containers.
+    pub(crate) fn owner(&self, user: &ResolvedUser) -> Option<RootOwner> {
+        match &self.id_maps {
+            Some(maps) => maps.owner(user.uid, user.gid),
+            None => Some(RootOwner { uid: user.uid, gid: user.gid }),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cri_api::v1;
 use e2e::cri::{WAIT, container_config, refused};
-use e2e::image::{Format, Recipe};
+use e2e::image::{Archive, Compression, Format, Recipe};
 use e2e::world::HANDLERS;
 use e2e::{Container, Cri, Handler, Pod, Setup, World, log, scenario, tools};
 use serde_json::json;
@@ -467,5 +467,23 @@ fn containers_are_found_by_every_filter() {
         assert_eq!((third.pod_sandbox_id.as_str(), third.state()), (two.id.as_str(), exited));
         assert_eq!(third.image.as_ref().map(|found| found.image.as_str()), Some(image.as_str()));
         assert_eq!(third.metadata.as_ref().map(|found| found.name.as_str()), Some("a"));
+    });
+}
+
+#[test]
+fn directories_for_an_images_volumes_belong_to_the_user() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let archive = Archive::default().directory("there", 0o755).finish();
+        let config = json!({ "User": "1000:1001", "Volumes": { "/new/volume": {}, "/there": {} } });
+        let image = Recipe::busybox(Format::Oci).layer(archive, Compression::Gzip).config(config).build();
+        let name = world.registry().push(world, "e2e/volumes:1", &image);
+        cri.pull(&name).await.expect("PullImage");
+        let pod = cri.run_pod(world.pod_config("volumes"), "").await.expect("RunPodSandbox");
+        let container = cri.run(&pod, container_config(&name, "main", WAIT)).await;
+        let owners = cri.output(&container.id, &["stat", "-c", "%u:%g", "/new", "/new/volume", "/there"]).await;
+        assert_eq!(owners, "1000:1001\n1000:1001\n0:0", "what the image has stays the image's");
+        cri.output(&container.id, &["touch", "/new/volume/file"]).await;
+        cri.end_pod(&pod.id).await;
     });
 }

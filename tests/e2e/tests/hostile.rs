@@ -433,28 +433,6 @@ fn what_is_not_built_is_refused_by_name() {
         let pod = cri.run_pod(world.pod_config("fine"), "").await.expect("RunPodSandbox");
         let container = cri.run(&pod, container_config(&image, "kept", WAIT)).await;
         let before = world.settled().await;
-        let mut config = container_config(&image, "volume", WAIT);
-        config.mounts = vec![v1::Mount {
-            container_path: "/volume".to_owned(),
-            image: Some(v1::ImageSpec { image: image.clone(), ..Default::default() }),
-            readonly: true,
-            ..Default::default()
-        }];
-        let message = refused(cri.create(&pod, config).await, Code::Unimplemented);
-        assert!(message.contains("image mount on \"/volume\" is not supported"), "{message}");
-
-        let mut config = world.pod_config("user");
-        let security = v1::LinuxSandboxSecurityContext {
-            namespace_options: Some(v1::NamespaceOption {
-                userns_options: Some(v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), ..Default::default() }),
-                ..e2e::cri::own_processes()
-            }),
-            ..Default::default()
-        };
-        config.linux.get_or_insert_default().security_context = Some(security);
-        let message = refused(cri.run_pod(config, "").await, Code::Unimplemented);
-        assert!(message.contains("user namespace"), "{message}");
-
         let request = v1::CheckpointContainerRequest {
             container_id: container.id,
             location: "/var/tmp/checkpoint.tar".to_owned(),
