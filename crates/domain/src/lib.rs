@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apparmor;
+pub mod artifact;
 pub mod container;
 pub mod cpus;
 pub mod digest;

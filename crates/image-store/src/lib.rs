@@ -7,6 +7,7 @@
 //! Begin reading at [`Store`], then `stage` (bytes to a directory) and `table` (records and locks).
 #![forbid(unsafe_code)]
 
+mod artifacts;
 mod check;
 mod containers;
 mod crc64;
@@ -31,6 +32,9 @@ pub mod tar;
 mod types;
 mod usage;
 
+pub use artifacts::{
+    ArtifactError, ArtifactStaging, ArtifactStore, Forget, NewArtifact, StageBlobError, StoredArtifact, fuzz_index,
+};
 pub use check::Damage;
 pub use error::{
     BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, MountImageError, OpenError,

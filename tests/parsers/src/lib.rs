@@ -60,8 +60,10 @@ targets! {
     manifest, PURE, image_pull::fuzz::manifest;
     archive_index, PURE, image_pull::fuzz::archive_index;
     store_records, PURE, |bytes| _ = image_store::parse_records(bytes);
+    artifact_index, PURE, image_store::fuzz_index;
     tar, HEAVY, layer::scan;
     unpack, ON_DISK, layer::unpack;
+    artifact, PURE, domain::artifact::fuzz;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
     cpu_lists, PURE, domain::cpus::fuzz;
