@@ -55,6 +55,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::SandboxNotReady { .. }
         | CreateContainerError::Image { .. }
         | CreateContainerError::ImageVolume(_)
+        | CreateContainerError::SeccompArtifact { .. }
         | CreateContainerError::DrawId(_)
         | CreateContainerError::NameReserved { .. }
         | CreateContainerError::Store { .. }

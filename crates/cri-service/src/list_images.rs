@@ -24,8 +24,10 @@ pub(crate) fn images_code(error: &ImagesError) -> Code {
     match error {
         ImagesError::Unnamed | ImagesError::Name(_) => Code::InvalidArgument,
         ImagesError::Absent { .. } => Code::NotFound,
-        ImagesError::Find { .. } | ImagesError::Records(_) | ImagesError::Config { .. } | ImagesError::Usage(_) => {
-            Code::Unknown
-        }
+        ImagesError::Find { .. }
+        | ImagesError::Artifacts(_)
+        | ImagesError::Records(_)
+        | ImagesError::Config { .. }
+        | ImagesError::Usage(_) => Code::Unknown,
     }
 }

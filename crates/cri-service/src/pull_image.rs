@@ -51,6 +51,9 @@ fn code(error: &PullImageError) -> Code {
             }
         }
         PullImageError::Stage { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
+        PullImageError::StageBlob { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
+        PullImageError::Artifact { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
+        PullImageError::StageBlob { .. } | PullImageError::Artifact { .. } => Code::Unknown,
         PullImageError::Stage { .. }
         | PullImageError::Commit { .. }
         | PullImageError::Records { .. }

@@ -21,6 +21,9 @@ pub(crate) async fn remove_image(
 fn code(error: &RemoveImageError) -> Code {
     match error {
         RemoveImageError::Find(error) => images_code(error),
-        RemoveImageError::InUse { .. } | RemoveImageError::Store { .. } => Code::Unknown,
+        RemoveImageError::InUse { .. }
+        | RemoveImageError::ReadOnly { .. }
+        | RemoveImageError::Artifact { .. }
+        | RemoveImageError::Store { .. } => Code::Unknown,
     }
 }

@@ -94,9 +94,28 @@ impl ImageConfig {
     }
 }
 
+/// Annotations of a manifest; none where it has none or cannot be read, as one of Docker.
+#[must_use]
+pub fn manifest_annotations(manifest: &[u8]) -> BTreeMap<String, String> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    serde_json::from_slice::<Annotated>(manifest).ok().and_then(|found| found.annotations).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn annotations_of_a_manifest_are_its_top_ones() {
+        let one = manifest_annotations(br#"{"annotations":{"a":"b"},"config":{"annotations":{"c":"d"}}}"#);
+        assert_eq!(one, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        for none in [&b"{}"[..], br#"{"annotations":null}"#, br#"{"annotations":{"a":1}}"#, b"", b"[]"] {
+            assert_eq!(manifest_annotations(none), BTreeMap::new());
+        }
+    }
 
     #[test]
     fn null_and_missing_fields_read_as_empty() {

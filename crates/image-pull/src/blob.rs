@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 use crate::error::{BlobError, LocalError, RequestError, TransferError};
 use crate::http::session::Session;
 use crate::http::{next_frame, retry};
-use crate::image::LayerBlob;
 use crate::local::{LocalImage, LocalSlice};
 
 /// Bytes after which a connection counts as useful and the budget of attempts starts anew: a line that carries this
@@ -96,11 +95,11 @@ impl BlobStream {
         BlockingBlobReader { stream: self, runtime, chunk: Bytes::new() }
     }
 
-    pub(crate) async fn open_remote(session: Arc<Session>, layer: &LayerBlob) -> Result<Self, BlobError> {
+    pub(crate) async fn open_remote(session: Arc<Session>, digest: &Digest, size: u64) -> Result<Self, BlobError> {
         let mut remote = Remote {
             session,
-            digest: layer.digest.clone(),
-            size: layer.size,
+            digest: digest.clone(),
+            size,
             yielded: 0,
             skip: 0,
             body: None,
@@ -111,7 +110,8 @@ impl BlobStream {
         // The first answer is awaited here, so that a refused blob is refused when it is opened.
         remote.connect().await?;
         Ok(Self::new(
-            layer,
+            digest,
+            size,
             stream::unfold(Some(remote), |state| async {
                 let mut remote = state?;
                 match remote.next().await {
@@ -123,17 +123,19 @@ impl BlobStream {
         ))
     }
 
-    pub(crate) fn open_local(image: &LocalImage, slice: LocalSlice, layer: &LayerBlob) -> Result<Self, BlobError> {
-        if slice.length != layer.size {
-            return Err(BlobError::SizeMismatch {
-                digest: layer.digest.clone(),
-                declared: layer.size,
-                announced: slice.length,
-            });
+    pub(crate) fn open_local(
+        image: &LocalImage,
+        slice: LocalSlice,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Self, BlobError> {
+        if slice.length != size {
+            return Err(BlobError::SizeMismatch { digest: digest.clone(), declared: size, announced: slice.length });
         }
-        let state = Local { slice, at: 0, path: image.path().to_owned(), digest: layer.digest.clone() };
+        let state = Local { slice, at: 0, path: image.path().to_owned(), digest: digest.clone() };
         Ok(Self::new(
-            layer,
+            digest,
+            size,
             stream::unfold(Some(state), |state| async {
                 let mut local = state?;
                 match local.next().await {
@@ -145,13 +147,8 @@ impl BlobStream {
         ))
     }
 
-    fn new(layer: &LayerBlob, chunks: impl Stream<Item = Result<Bytes, BlobError>> + Send + 'static) -> Self {
-        Self {
-            expected_digest: layer.digest.clone(),
-            size: layer.size,
-            progress: BlobProgress::default(),
-            chunks: Box::pin(chunks),
-        }
+    fn new(digest: &Digest, size: u64, chunks: impl Stream<Item = Result<Bytes, BlobError>> + Send + 'static) -> Self {
+        Self { expected_digest: digest.clone(), size, progress: BlobProgress::default(), chunks: Box::pin(chunks) }
     }
 }
 

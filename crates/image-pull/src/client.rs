@@ -15,10 +15,10 @@ use crate::error::{BlobError, ResolveError};
 use crate::http::Http;
 use crate::http::proxy::ProxyOptions;
 use crate::http::session::Session;
-use crate::image::{IndexManifest, LayerBlob, Origin, ResolvedImage};
+use crate::image::{ArtifactBlob, IndexManifest, LayerBlob, Origin, Resolved, ResolvedArtifact, ResolvedImage};
 use crate::manifest::{
     CONFIG_MAX_BYTES, Descriptor, INDEX_DEPTH_MAX, ImageManifest, MANIFEST_MAX_BYTES, Manifest, ManifestError,
-    parse_diff_ids, parse_manifest,
+    OCI_MANIFEST, parse_diff_ids, parse_manifest,
 };
 use crate::platform::Platform;
 use crate::reference::{Reference, Selector};
@@ -168,16 +168,31 @@ impl Client {
         self.registries().candidates(name)
     }
 
-    /// Reads and verifies manifest and configuration of an image; mirrors before the registry itself.
-    ///
-    /// Every document is hashed and compared before it is parsed. Errors: see [`ResolveError::kind`]. Dropping the
-    /// future ends the requests.
+    /// [`Client::resolve_any`] where only an image will do: an artifact is an error.
     pub async fn resolve(
         &self,
         source: &Source,
         credentials: &Credentials,
         platform: &Platform,
     ) -> Result<ResolvedImage, ResolveError> {
+        match self.resolve_any(source, credentials, platform).await? {
+            Resolved::Image(image) => Ok(image),
+            Resolved::Artifact(artifact) => {
+                Err(ResolveError::Artifact { digest: artifact.manifest_digest, artifact_type: artifact.artifact_type })
+            }
+        }
+    }
+
+    /// Reads and verifies manifest and configuration of an image or artifact; mirrors before the registry itself.
+    ///
+    /// Every document is hashed and compared before it is parsed. Errors: see [`ResolveError::kind`]. Dropping the
+    /// future ends the requests.
+    pub async fn resolve_any(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        platform: &Platform,
+    ) -> Result<Resolved, ResolveError> {
         match source {
             Source::Registry(reference) => self.resolve_registry(reference, credentials, platform).await,
             Source::OciLayout { path, .. } | Source::OciArchive { path, .. } | Source::DockerArchive { path, .. } => {
@@ -190,10 +205,9 @@ impl Client {
                 let origin = Origin::Local(Arc::new(opened.image));
                 let first = origin.read(&opened.manifest, "manifest", MANIFEST_MAX_BYTES).await?;
                 let served_as = Some(opened.manifest.media_type.clone()).filter(|text| !text.is_empty());
-                let mut image = assemble(origin, served_as, first, platform).await?;
-                image.reference = opened.names.first().cloned();
-                image.names = opened.names;
-                Ok(image)
+                let mut resolved = assemble(origin, served_as, first, platform).await?;
+                resolved.set_names(opened.names);
+                Ok(resolved)
             }
         }
     }
@@ -205,19 +219,19 @@ impl Client {
         if !image.layers.iter().any(|known| known.digest == layer.digest && known.size == layer.size) {
             return Err(BlobError::ForeignLayer { digest: layer.digest.clone() });
         }
-        match &image.origin {
-            Origin::Registry(session) => BlobStream::open_remote(Arc::clone(session), layer).await,
-            Origin::Local(local) => {
-                let wrong =
-                    |source| BlobError::Local { digest: layer.digest.clone(), path: local.path().to_owned(), source };
-                let (files, digest) = (Arc::clone(local), layer.digest.clone());
-                let slice = blocking::run("open a blob", move || files.find_blob(&digest))
-                    .await
-                    .unwrap_or_else(|source| Err(local::not_read(source)))
-                    .map_err(wrong)?;
-                BlobStream::open_local(local, slice, layer)
-            }
+        open_blob_of(&image.origin, &layer.digest, layer.size).await
+    }
+
+    /// [`Client::open_blob`] for a blob of an artifact.
+    pub async fn open_artifact_blob(
+        &self,
+        artifact: &ResolvedArtifact,
+        blob: &ArtifactBlob,
+    ) -> Result<BlobStream, BlobError> {
+        if !artifact.blobs.contains(blob) {
+            return Err(BlobError::ForeignLayer { digest: blob.digest.clone() });
         }
+        open_blob_of(&artifact.origin, &blob.digest, blob.size).await
     }
 
     async fn resolve_registry(
@@ -225,7 +239,7 @@ impl Client {
         reference: &Reference,
         credentials: &Credentials,
         platform: &Platform,
-    ) -> Result<ResolvedImage, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         let registries = self.registries();
         let mut endpoints = registries.endpoints(reference).map_err(|error| match error {
             EndpointError::Blocked { prefix } => ResolveError::Blocked { reference: reference.clone(), prefix },
@@ -258,7 +272,7 @@ impl Client {
         registries: &Registries,
         credentials: &Credentials,
         platform: &Platform,
-    ) -> Result<ResolvedImage, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         let login = find_login(endpoint, reference, registries, credentials).await?;
         let is_trusted_loopback =
             self.0.loopback == LoopbackTrust::Insecure && is_loopback(endpoint.reference.domain());
@@ -280,10 +294,36 @@ impl Client {
         }
         let first = Document { bytes, digest };
         let origin = Origin::Registry(Arc::new(session));
-        let mut image = assemble(origin, media_type, first, platform).await?;
-        image.reference = Some(reference.clone());
-        image.names = vec![reference.clone()];
-        Ok(image)
+        let mut resolved = assemble(origin, media_type, first, platform).await?;
+        resolved.set_names(vec![reference.clone()]);
+        Ok(resolved)
+    }
+}
+
+impl Resolved {
+    fn set_names(&mut self, names: Vec<Reference>) {
+        match self {
+            Self::Image(image) => {
+                image.reference = names.first().cloned();
+                image.names = names;
+            }
+            Self::Artifact(artifact) => artifact.names = names,
+        }
+    }
+}
+
+async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64) -> Result<BlobStream, BlobError> {
+    match origin {
+        Origin::Registry(session) => BlobStream::open_remote(Arc::clone(session), digest, size).await,
+        Origin::Local(local) => {
+            let wrong = |source| BlobError::Local { digest: digest.clone(), path: local.path().to_owned(), source };
+            let (files, wanted) = (Arc::clone(local), digest.clone());
+            let slice = blocking::run("open a blob", move || files.find_blob(&wanted))
+                .await
+                .unwrap_or_else(|source| Err(local::not_read(source)))
+                .map_err(wrong)?;
+            BlobStream::open_local(local, slice, digest, size)
+        }
     }
 }
 
@@ -376,7 +416,7 @@ async fn assemble(
     served_as: Option<String>,
     first: Document,
     platform: &Platform,
-) -> Result<ResolvedImage, ResolveError> {
+) -> Result<Resolved, ResolveError> {
     let mut index = None;
     let mut document = first;
     let mut served_as = served_as;
@@ -412,11 +452,10 @@ async fn finish(
     index: Option<IndexManifest>,
     document: Document,
     manifest: &ImageManifest,
-) -> Result<ResolvedImage, ResolveError> {
+) -> Result<Resolved, ResolveError> {
     let of_manifest = |source| ResolveError::Manifest { what: "manifest", digest: document.digest.clone(), source };
     if let Some(artifact_type) = manifest.find_artifact_type() {
-        let artifact_type = artifact_type.to_owned();
-        return Err(ResolveError::Artifact { digest: document.digest, artifact_type });
+        return finish_artifact(origin, document, manifest, artifact_type.to_owned()).await.map(Resolved::Artifact);
     }
     let digests = manifest.check_layers().map_err(of_manifest)?;
     let config = origin.read(&manifest.config, "configuration", CONFIG_MAX_BYTES).await?;
@@ -435,7 +474,7 @@ async fn finish(
     let Ok(image_id) = ImageId::parse(config.digest.hex()) else {
         unreachable!("the hexadecimal part of a digest is an id")
     };
-    Ok(ResolvedImage {
+    Ok(Resolved::Image(ResolvedImage {
         reference: None,
         names: Vec::new(),
         manifest_digest: document.digest,
@@ -446,6 +485,33 @@ async fn finish(
         layers: layers.collect(),
         config_bytes: config.bytes,
         config_digest: config.digest,
+        origin,
+    }))
+}
+
+/// Any media type is fine for a blob that is never unpacked; what belongs to no layout of the OCI is not.
+async fn finish_artifact(
+    origin: Origin,
+    document: Document,
+    manifest: &ImageManifest,
+    artifact_type: String,
+) -> Result<ResolvedArtifact, ResolveError> {
+    let of_manifest = |source| ResolveError::Manifest { what: "manifest", digest: document.digest.clone(), source };
+    if manifest.media_type != OCI_MANIFEST {
+        return Err(ResolveError::Artifact { digest: document.digest, artifact_type });
+    }
+    let blob = |layer: &Descriptor| Ok(ArtifactBlob { digest: layer.parse_digest("blob")?, size: layer.size });
+    let blobs = manifest.layers.iter().map(blob).collect::<Result<Vec<_>, _>>().map_err(of_manifest)?;
+    let config = origin.read(&manifest.config, "configuration", CONFIG_MAX_BYTES).await?;
+    Ok(ResolvedArtifact {
+        names: Vec::new(),
+        manifest_digest: document.digest,
+        manifest_bytes: document.bytes,
+        media_type: manifest.media_type.clone(),
+        artifact_type,
+        config_bytes: config.bytes,
+        config_digest: config.digest,
+        blobs,
         origin,
     })
 }

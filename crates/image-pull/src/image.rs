@@ -78,6 +78,47 @@ impl ResolvedImage {
     }
 }
 
+/// One blob of an artifact: what to ask for and what must come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactBlob {
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// Bytes; the stream yields exactly these many.
+    pub size: u64,
+}
+
+/// An artifact whose manifest and config were read and verified.
+#[derive(Debug, Clone)]
+pub struct ResolvedArtifact {
+    /// Names to record with it: the reference, or the names an archive carries.
+    pub names: Vec<Reference>,
+    /// The manifest, byte for byte.
+    pub manifest_bytes: Bytes,
+    /// Its digest, verified.
+    pub manifest_digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// `artifactType`, or the media type of the config.
+    pub artifact_type: String,
+    /// The config, byte for byte; often `{}`.
+    pub config_bytes: Bytes,
+    /// Its digest, verified.
+    pub config_digest: Digest,
+    /// In the order of the manifest; at most [`crate::manifest::LAYERS_MAX`].
+    pub blobs: Vec<ArtifactBlob>,
+    /// Where the blobs' bytes are.
+    pub(crate) origin: Origin,
+}
+
+/// What a reference turned out to name.
+#[derive(Debug, Clone)]
+pub enum Resolved {
+    /// Something to run.
+    Image(ResolvedImage),
+    /// Something else.
+    Artifact(ResolvedArtifact),
+}
+
 /// Where blobs of a resolved image are read from.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {

@@ -30,7 +30,7 @@ pub use blob::{BlobProgress, BlobStream, BlockingBlobReader};
 pub use client::{Client, ClientOptions, LoopbackTrust, RetryPolicy, Timeouts};
 pub use error::{BlobError, ErrorKind, RegistryAnswer, RequestError, ResolveError, TransferError};
 pub use http::proxy::ProxyOptions;
-pub use image::{IndexManifest, LayerBlob, ResolvedImage};
+pub use image::{ArtifactBlob, IndexManifest, LayerBlob, Resolved, ResolvedArtifact, ResolvedImage};
 pub use platform::Platform;
 pub use reference::{NameOrId, ParseReferenceError, Reference};
 pub use source::{ParseSourceError, Source};

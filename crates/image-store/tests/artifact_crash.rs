@@ -34,7 +34,7 @@ fn add(store: &ArtifactStore, name: &str, blobs: &[&[u8]]) -> Result<(), String>
         manifest,
         media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
     };
-    store.commit(staging, &new).map_err(|error| error.to_string())
+    store.commit(&staging, &new).map_err(|error| error.to_string())
 }
 
 /// The names there are; every blob is mentioned and every mentioned blob is there.

@@ -35,7 +35,7 @@ fn add(store: &ArtifactStore, name: Option<&str>, blobs: &[&[u8]]) -> Digest {
             staging.add(blob, &digest(blob), blob.len() as u64).unwrap();
         }
     }
-    store.commit(staging, &new).unwrap();
+    store.commit(&staging, &new).unwrap();
     new.digest
 }
 
@@ -108,10 +108,10 @@ fn only_what_was_promised_is_taken() {
         assert!(matches!(error, StageBlobError::Size { .. }), "{error}");
     }
     let new = artifact(Some("example.com/a:1"), &[b"bytes"]);
-    let error = store.commit(staging, &new).unwrap_err();
+    let error = store.commit(&staging, &new).unwrap_err();
     assert!(matches!(error, ArtifactError::NoBlob { .. }), "{error}");
     let wrong = NewArtifact { digest: right, ..new };
-    let error = store.commit(store.stage().unwrap(), &wrong).unwrap_err();
+    let error = store.commit(&store.stage().unwrap(), &wrong).unwrap_err();
     assert!(matches!(error, ArtifactError::Digest { .. }), "{error}");
     assert_eq!(names(&store), []);
     let other = ArtifactStore::read_only(base.path().join("absent"));

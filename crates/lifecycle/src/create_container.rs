@@ -42,6 +42,7 @@ use crate::objects::{Delivery, LookupError};
 use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
+use crate::seccomp_artifact::SeccompArtifactError;
 use crate::selinux::{ContainerLabels, text};
 use crate::undo::Undo;
 use crate::volumes::{ImageVolume, ImageVolumeError};
@@ -164,6 +165,15 @@ pub enum CreateContainerError {
         #[source]
         /// What is wrong.
         source: Box<injection::cdi::CdiError>,
+    },
+    /// The artifact with its seccomp profile cannot be had.
+    #[error("seccomp profile of container {container}")]
+    SeccompArtifact {
+        /// The container's name.
+        container: String,
+        #[source]
+        /// What failed.
+        source: Box<SeccompArtifactError>,
     },
     /// A volume that is an image. The text is the CRI's name for it, which the kubelet shows as the reason.
     #[error("ImageVolumeMountFailed")]
@@ -325,6 +335,8 @@ struct Plan {
     handler: Arc<Handler>,
     tuning: Option<Tuning>,
     labels: Option<ContainerLabels>,
+    /// The profile of an artifact, where one takes the place of none.
+    seccomp_artifact: Option<Vec<u8>>,
 }
 
 impl Node {
@@ -467,6 +479,9 @@ impl Node {
             .plan_volumes(&id, &mut config)
             .await
             .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
+        let seccomp_artifact = self.seccomp_artifact(&sandbox, &config, &image).await.map_err(|source| {
+            CreateContainerError::SeccompArtifact { container: name.clone(), source: Box::new(source) }
+        })?;
         let log = match config.log_path.as_str() {
             "" => sandbox.log_directory.join(format!("{id}.log")),
             given => sandbox.log_directory.join(given),
@@ -486,6 +501,7 @@ impl Node {
             handler,
             tuning,
             labels,
+            seccomp_artifact,
         })
     }
 
@@ -578,6 +594,7 @@ impl Node {
             handler: Arc::clone(&plan.handler),
             tuning: plan.tuning.clone(),
             labels: plan.labels.as_ref().map(|labels| labels.labels.clone()),
+            seccomp_artifact: plan.seccomp_artifact.clone(),
             directory: self.store.container_dir(&plan.id),
             bundle: self.store.container_run_dir(&plan.id),
             created: self.now(),

@@ -45,6 +45,9 @@ pub enum ImagesError {
     /// The store's records.
     #[error("list images")]
     Records(#[from] image_store::RecordsError),
+    /// The store of artifacts.
+    #[error("list artifacts")]
+    Artifacts(#[source] image_store::ArtifactError),
     /// The image's configuration.
     #[error("read the configuration of image {image}")]
     Config {
@@ -75,6 +78,21 @@ pub enum RemoveImageError {
     InUse {
         /// The container.
         container: ContainerId,
+    },
+    /// An artifact of an additional store.
+    #[error("artifact {name:?} is in an additional store, from which nothing is removed")]
+    ReadOnly {
+        /// As asked.
+        name: String,
+    },
+    /// The store of artifacts did not remove it.
+    #[error("remove artifact {name:?}")]
+    Artifact {
+        /// As asked.
+        name: String,
+        #[source]
+        /// What failed.
+        source: image_store::ArtifactError,
     },
     /// The store did not remove it, as one that a container uses.
     #[error("remove image {name:?}")]
@@ -154,10 +172,10 @@ impl LocalImage {
 }
 
 impl Node {
-    /// Every image of the store.
+    /// Every image and artifact of the node.
     pub async fn images(&self) -> Result<Vec<ImageStatus>, ImagesError> {
         let (store, pins) = (Arc::clone(&self.store), self.pinned_images());
-        blocking::run("list images", move || {
+        let mut images: Vec<ImageStatus> = blocking::run("list images", move || {
             let images = store.images()?;
             let readable = images.iter().filter_map(|image| match status_of(&store, image, &pins) {
                 Ok(status) => Some(status),
@@ -167,14 +185,16 @@ impl Node {
                     None
                 }
             });
-            Ok(readable.collect())
+            Ok::<_, ImagesError>(readable.collect())
         })
-        .await
+        .await?;
+        images.extend(self.artifact_statuses().await);
+        Ok(images)
     }
 
-    /// The image of a name or id; `None` when there is none.
+    /// The image or artifact of a name or id; `None` when there is none.
     pub async fn image_status(&self, name: &str) -> Result<Option<ImageStatus>, ImagesError> {
-        let Some((image, _)) = self.find_image(name).await? else { return Ok(None) };
+        let Some((image, _)) = self.find_image(name).await? else { return self.artifact_status(name).await };
         let (store, pins) = (Arc::clone(&self.store), self.pinned_images());
         blocking::run("read image", move || status_of(&store, &image, &pins)).await.map(Some)
     }
@@ -211,7 +231,7 @@ impl Node {
     }
 
     /// What a text may mean in the store, in the order to be tried.
-    fn local_keys(&self, name: &str) -> Result<Vec<(String, ImageLookup)>, ImagesError> {
+    pub(crate) fn local_keys(&self, name: &str) -> Result<Vec<(String, ImageLookup)>, ImagesError> {
         /// Shorter beginnings of ids are not looked for. Source: containers/storage.
         const PREFIX_MIN: usize = 3;
         let mut keys = Vec::new();
@@ -247,8 +267,13 @@ impl Node {
         .await
     }
 
-    /// Removes a name of an image, or the image with its last name, or with all names when asked by id.
+    /// Removes a name of an image or artifact, or either with its last name, or with all names when asked by id.
     pub async fn remove_image(&self, name: &str) -> Result<(), RemoveImageError> {
+        self.remove_only_image(name).await?;
+        self.remove_artifact(name).await
+    }
+
+    async fn remove_only_image(&self, name: &str) -> Result<(), RemoveImageError> {
         let Some((image, lookup)) = self.find_image(name).await? else { return Ok(()) };
         self.check_no_volume(image.id.as_str())?;
         let (store, asked) = (Arc::clone(&self.store), name.to_owned());
@@ -267,7 +292,7 @@ impl Node {
     }
 
     /// Source: CRI-O. The store knows of volumes of containers that are still being made.
-    fn check_no_volume(&self, image: &str) -> Result<(), RemoveImageError> {
+    pub(crate) fn check_no_volume(&self, image: &str) -> Result<(), RemoveImageError> {
         let containers = self.objects.containers();
         match containers.iter().find(|container| has_volume(&container.config, image)) {
             Some(container) => Err(RemoveImageError::InUse { container: container.id.clone() }),
@@ -288,7 +313,7 @@ impl Node {
         })
     }
 
-    fn pinned_images(&self) -> Vec<String> {
+    pub(crate) fn pinned_images(&self) -> Vec<String> {
         let mut pins = self.config.image.pinned_images.clone();
         pins.push(self.config.image.pause_image.clone());
         pins
@@ -367,7 +392,7 @@ fn names_of(image: &Image) -> (Vec<String>, Vec<String>) {
 }
 
 /// `name` exactly, `prefix*`, or `*keyword*`; in any case. Source: CRI-O's `pinned_images`.
-fn is_pinned_by(name: &str, pin: &str) -> bool {
+pub(crate) fn is_pinned_by(name: &str, pin: &str) -> bool {
     let (name, pin) = (name.to_lowercase(), pin.to_lowercase());
     let Some(glob) = pin.strip_suffix('*') else {
         return name == pin || Reference::parse(&pin).is_ok_and(|reference| reference.to_string() == name);

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod artifacts;
 mod blocking;
 mod cgroups;
 mod clock;
@@ -44,6 +45,7 @@ mod run_sandbox;
 mod sandbox;
 mod sandbox_files;
 mod sandbox_namespaces;
+mod seccomp_artifact;
 mod seccomp_notifier;
 mod selinux;
 mod start_container;
@@ -77,6 +79,7 @@ pub use remove_sandbox::RemoveSandboxError;
 pub use reopen_log::ReopenLogError;
 pub use run_sandbox::RunSandboxError;
 pub use sandbox::Sandbox;
+pub use seccomp_artifact::SeccompArtifactError;
 pub use start_container::StartContainerError;
 pub use stats::{
     CgroupStats, ContainerMetrics, ContainerStats, Interface, NetworkStats, Pressure, SandboxMetrics, SandboxStats,

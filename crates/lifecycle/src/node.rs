@@ -21,6 +21,7 @@ use network::{HostPorts, Network};
 use runtime_client::features::Features;
 use thiserror::Error;
 
+use crate::artifacts::Artifacts;
 use crate::cgroups::Cgroups;
 use crate::container::Container;
 use crate::create_container::CreateContainerError;
@@ -64,6 +65,9 @@ pub enum OpenNodeError {
         /// What failed.
         source: image_store::OpenError,
     },
+    /// The store of artifacts.
+    #[error("open the store of artifacts")]
+    Artifacts(#[source] image_store::ArtifactError),
     /// The default handler is unusable.
     #[error("{0}")]
     Handlers(String),
@@ -127,6 +131,7 @@ pub struct HandlerStatus {
 pub struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Arc<Store>,
+    pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) network: Network,
     pub(crate) host_ports: Option<HostPorts>,
     pub(crate) registry: image_pull::Client,
@@ -180,6 +185,10 @@ impl Node {
                 .await
                 .map_err(|source| OpenNodeError::Store { root, source })?
         };
+        let artifacts = {
+            let config = Arc::clone(&config);
+            blocking::run("open artifacts", move || Artifacts::open(&config)).await.map_err(OpenNodeError::Artifacts)?
+        };
         let seccomp = seccomp_profiles(&config).map_err(OpenNodeError::Seccomp)?;
         let handlers = Handlers::find(&config, &seccomp).await.map_err(OpenNodeError::Handlers)?;
         let network = Network::new(network::NetworkOptions {
@@ -220,6 +229,7 @@ impl Node {
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let node = Arc::new(Self {
             store: Arc::new(store),
+            artifacts: Arc::new(artifacts),
             network,
             host_ports,
             registry,

@@ -69,6 +69,7 @@ pub(crate) struct PrepareJob {
     pub(crate) handler: Arc<Handler>,
     pub(crate) tuning: Option<Tuning>,
     pub(crate) labels: Option<Labels>,
+    pub(crate) seccomp_artifact: Option<Vec<u8>>,
     pub(crate) directory: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) created: domain::time::Timestamp,
@@ -177,8 +178,11 @@ impl PrepareJob {
                 .and(node.facts.bounding)
         };
         let handler = self.sandbox.handler.seccomp_profile.as_deref();
-        node.seccomp
-            .resolve(security.seccomp.as_ref(), security.privileged, capabilities, handler)
+        let resolved = match &self.seccomp_artifact {
+            Some(profile) => node.seccomp.resolve_bytes(profile, capabilities),
+            None => node.seccomp.resolve(security.seccomp.as_ref(), security.privileged, capabilities, handler),
+        };
+        resolved
             .map_err(|source| CreateContainerError::Seccomp { container: self.name.clone(), source: Box::new(source) })
     }
 
@@ -321,7 +325,11 @@ impl PrepareJob {
             is_stdin_once: config.stdin_once,
             resolv_path: sandbox.files.resolv_conf.display().to_string(),
             mount_point: rootfs.to_owned(),
-            seccomp_profile: node.seccomp.reference(config.security.seccomp.as_ref(), config.security.privileged),
+            // Nothing is recorded of the profile of an artifact. Source: CRI-O.
+            seccomp_profile: match self.seccomp_artifact {
+                Some(_) => String::new(),
+                None => node.seccomp.reference(config.security.seccomp.as_ref(), config.security.privileged),
+            },
             ips: sandbox.ips.iter().map(ToString::to_string).collect(),
             volumes: config.mounts.clone(),
             stop_signal: match config.stop_signal {

@@ -14,7 +14,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use image_pull::auth::{AuthError, AuthFiles, EnvironmentPaths, RequestAuth};
 use image_pull::{
-    BlobError, Credentials, ErrorKind, LayerBlob, Platform, Reference, ResolveError, ResolvedImage, Source,
+    BlobError, BlobStream, Credentials, ErrorKind, LayerBlob, Platform, Reference, ResolveError, Resolved,
+    ResolvedImage, Source,
 };
 use image_store::{ExpectedLayer, LayerPin, NewImage, StageOptions, StagedLayer};
 use thiserror::Error;
@@ -26,7 +27,7 @@ use crate::pull_progress::{PullCounters, PullProgress};
 use crate::undo::chain;
 
 /// Layers fetched and unpacked at once. Inflating is the bottleneck and a pull must not take every core of a node.
-const LAYERS_AT_ONCE: usize = 3;
+pub(crate) const LAYERS_AT_ONCE: usize = 3;
 /// Chunks between the network and the unpacking thread of one layer: enough to keep both busy.
 const CHUNKS_WAITING_MAX: usize = 16;
 
@@ -37,7 +38,7 @@ pub(crate) struct PullKey {
     credentials: u64,
 }
 
-/// Why an image was not pulled. No image and no unfinished layer is left of the attempt.
+/// Why an image or artifact was not pulled. No image and no unfinished layer is left of the attempt.
 #[derive(Debug, Error)]
 pub enum PullImageError {
     /// No image was named.
@@ -104,6 +105,26 @@ pub enum PullImageError {
         #[source]
         /// What failed.
         source: Box<image_store::CommitLayerError>,
+    },
+    /// A blob of an artifact is not what its manifest says, or could not be kept.
+    #[error("keep blob {blob} of artifact {image}")]
+    StageBlob {
+        /// The source.
+        image: String,
+        /// The blob's digest.
+        blob: String,
+        #[source]
+        /// What failed.
+        source: Box<image_store::StageBlobError>,
+    },
+    /// An artifact could not be recorded.
+    #[error("record artifact {image}")]
+    Artifact {
+        /// The source.
+        image: String,
+        #[source]
+        /// What failed.
+        source: Box<image_store::ArtifactError>,
     },
     /// The store's records.
     #[error("look for layers of image {image}")]
@@ -201,7 +222,7 @@ impl Node {
         }
     }
 
-    fn credentials(&self, auth: Option<&RequestAuth>) -> Result<Credentials, PullImageError> {
+    pub(crate) fn credentials(&self, auth: Option<&RequestAuth>) -> Result<Credentials, PullImageError> {
         let login = auth.map(RequestAuth::parse).transpose().map_err(PullImageError::Credentials)?.flatten();
         let files = match &self.config.image.global_auth_file {
             Some(path) => AuthFiles::only(path),
@@ -222,9 +243,13 @@ impl Node {
         let name = source.to_string();
         let resolved = self
             .registry
-            .resolve(source, credentials, &Platform::host())
+            .resolve_any(source, credentials, &Platform::host())
             .await
             .map_err(|source| PullImageError::Resolve { image: name.clone(), source: Box::new(source) })?;
+        let resolved = match resolved {
+            Resolved::Image(image) => image,
+            Resolved::Artifact(artifact) => return self.pull_artifact(&name, artifact, counters).await,
+        };
         let top = self.fetch_layers(&name, &resolved, counters).await?;
         let created = ImageConfig::parse(&resolved.config_bytes).ok().and_then(|config| config.created.parse().ok());
         let id = resolved.image_id.clone();
@@ -352,24 +377,10 @@ impl Node {
         let digest = layer.digest.to_string();
         let blob_failed =
             |source| PullImageError::Blob { image: name.to_owned(), layer: digest.clone(), source: Box::new(source) };
-        let mut blob = self.registry.open_blob(image, layer).await.map_err(blob_failed)?;
-        let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+        let blob = self.registry.open_blob(image, layer).await.map_err(blob_failed)?;
         let store = Arc::clone(&self.store);
-        let unpacking = blocking::run("unpack layer", move || {
-            store.stage_layer(Chunks { receiver, current: Bytes::new() }, StageOptions::default())
-        });
-        let fetching = async move {
-            while let Some(chunk) = blob.next_chunk().await {
-                let chunk = chunk?;
-                counters.arrived(chunk.len());
-                // A receiver that has gone has its own, better reason.
-                if sender.send(chunk).await.is_err() {
-                    break;
-                }
-            }
-            Ok::<_, BlobError>(())
-        };
-        let (staged, fetched) = tokio::join!(unpacking, fetching);
+        let unpack = move |chunks| store.stage_layer(chunks, StageOptions::default());
+        let (staged, fetched) = pump("unpack layer", blob, counters, unpack).await;
         fetched.map_err(blob_failed)?;
         staged.map_err(|source| PullImageError::Stage {
             image: name.to_owned(),
@@ -398,10 +409,33 @@ impl Node {
     }
 }
 
+/// Reads a blob from the network into `work`, which may block; what each of the two ends had to say.
+pub(crate) async fn pump<T: Send + 'static>(
+    label: &'static str,
+    mut blob: BlobStream,
+    counters: &PullCounters,
+    work: impl FnOnce(Chunks) -> T + Send + 'static,
+) -> (T, Result<(), BlobError>) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+    let working = blocking::run(label, move || work(Chunks { receiver, current: Bytes::new() }));
+    let fetching = async move {
+        while let Some(chunk) = blob.next_chunk().await {
+            let chunk = chunk?;
+            counters.arrived(chunk.len());
+            // A receiver that has gone has its own, better reason.
+            if sender.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        Ok::<_, BlobError>(())
+    };
+    tokio::join!(working, fetching)
+}
+
 /// Chunks from the network as a reader for the thread that unpacks.
 ///
 /// A sender that goes away looks like the end of the bytes; the digest then tells a whole layer from a torn one.
-struct Chunks {
+pub(crate) struct Chunks {
     receiver: mpsc::Receiver<Bytes>,
     current: Bytes,
 }

@@ -1,6 +1,6 @@
-//! Volumes that are images: found before anything is made, mounted while the container is.
+//! Volumes that are images or artifacts: found before anything is made, mounted while the container is.
 //!
-//! The store mounts an image read-only and remembers which container holds it; a path inside is opened beneath that mount
+//! Of an artifact each blob is bound where its title says, and nothing is left to give back. Of an image the store mounts an image read-only and remembers which container holds it; a path inside is opened beneath that mount
 //! and bound beside the bundle. Both go with the container's record, whoever removes it. Source: CRI `Mount.image`.
 
 use std::fs::{self, DirBuilder, File};
@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::artifact::{BlobFile, BlobNameError, select};
 use domain::container::{ContainerConfig, ImageSpec, Mount};
 use domain::id::{ContainerId, ImageId};
 use domain::spec::{HandlerFacts, MountKind, ResolvedMount, SpecError, resolve_image_mount};
@@ -18,6 +19,7 @@ use rustix::fs::{CWD, FileType, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use thiserror::Error;
 
+use crate::artifacts::Artifact;
 use crate::blocking;
 use crate::image::ImagesError;
 use crate::node::Node;
@@ -42,6 +44,44 @@ pub enum ImageVolumeError {
         #[source]
         /// What failed.
         source: image_store::MountImageError,
+    },
+    /// It is an artifact, and `oci_artifact_mount_support` is off.
+    #[error("{image:?} is an OCI artifact, and oci_artifact_mount_support is off")]
+    ArtifactsOff {
+        /// As asked.
+        image: String,
+    },
+    /// Its blobs cannot be files.
+    #[error("OCI artifact volume {image:?}")]
+    Names {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What is wrong.
+        source: BlobNameError,
+    },
+    /// There is nothing to mount.
+    #[error("OCI artifact volume {image:?} has no blobs")]
+    NoBlobs {
+        /// As asked.
+        image: String,
+    },
+    /// A blob is gone or damaged.
+    #[error("OCI artifact volume {image:?}")]
+    Blob {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What failed.
+        source: image_store::PathError,
+    },
+    /// It has no such path.
+    #[error("sub path {sub_path:?} does not exist in OCI artifact volume {image:?}")]
+    NoBlobPath {
+        /// As asked.
+        image: String,
+        /// As asked.
+        sub_path: String,
     },
     /// It has no such path.
     #[error("sub path {sub_path:?} does not exist in image volume {image:?}")]
@@ -105,8 +145,15 @@ impl ImageVolumeError {
     #[must_use]
     pub fn is_of_request(&self) -> bool {
         match self {
-            Self::NoSubPath { .. } | Self::SubPathKind { .. } | Self::Invalid { .. } => true,
+            Self::NoSubPath { .. }
+            | Self::NoBlobPath { .. }
+            | Self::SubPathKind { .. }
+            | Self::ArtifactsOff { .. }
+            | Self::Invalid { .. } => true,
             Self::Find(_)
+            | Self::Names { .. }
+            | Self::NoBlobs { .. }
+            | Self::Blob { .. }
             | Self::Absent { .. }
             | Self::Mount { .. }
             | Self::SubPath { .. }
@@ -116,16 +163,25 @@ impl ImageVolumeError {
     }
 }
 
-/// A volume whose image is here.
+/// A volume whose image or artifact is here.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageVolume {
     /// The name it was asked by.
     asked: String,
-    image: ImageId,
-    /// As recorded: the image by its id, the host path where it will be.
+    /// As recorded: the image by its id, the host path where it is or will be.
     mount: Mount,
-    /// Where the sub path is bound, if there is one.
-    place: Option<PathBuf>,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Image {
+        id: ImageId,
+        /// Where the sub path is bound, if there is one.
+        place: Option<PathBuf>,
+    },
+    /// Path in the container and on the node, each.
+    Files(Vec<(String, PathBuf)>),
 }
 
 fn is_image(mount: &Mount) -> bool {
@@ -147,19 +203,68 @@ impl Node {
         let mut volumes = Vec::new();
         for mount in config.mounts.iter_mut().filter(|mount| is_image(mount)) {
             let asked = mount.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-            let found = self.find_image(&asked).await?;
-            let (image, _) = found.ok_or_else(|| ImageVolumeError::Absent { image: asked.clone() })?;
-            let (store, id) = (Arc::clone(&self.store), image.id.clone());
-            let point = blocking::run("find image mount", move || store.image_mount_point(&id)).await;
-            let point = point.map_err(|source| ImageVolumeError::Mount { image: asked.clone(), source })?;
-            // Named by number: the path is the image's to choose.
-            let place = (!mount.image_sub_path.is_empty())
-                .then(|| self.store.container_run_dir(container).join(format!("subpath{}", volumes.len())));
-            mount.host_path = place.as_deref().unwrap_or(&point).display().to_string();
-            mount.image = Some(ImageSpec { image: image.id.to_string(), ..ImageSpec::default() });
-            volumes.push(ImageVolume { asked, image: image.id, mount: mount.clone(), place });
+            // An artifact comes first. Source: CRI-O.
+            let content = match self.find_artifact(&asked).await? {
+                Some((artifact, _)) => self.plan_artifact(&asked, artifact, mount).await?,
+                None => self.plan_image(&asked, container, volumes.len(), mount).await?,
+            };
+            volumes.push(ImageVolume { asked, mount: mount.clone(), content });
         }
         Ok(volumes)
+    }
+
+    async fn plan_image(
+        &self,
+        asked: &str,
+        container: &ContainerId,
+        number: usize,
+        mount: &mut Mount,
+    ) -> Result<Content, ImageVolumeError> {
+        let found = self.find_image(asked).await?;
+        let (image, _) = found.ok_or_else(|| ImageVolumeError::Absent { image: asked.to_owned() })?;
+        let (store, id) = (Arc::clone(&self.store), image.id.clone());
+        let point = blocking::run("find image mount", move || store.image_mount_point(&id)).await;
+        let point = point.map_err(|source| ImageVolumeError::Mount { image: asked.to_owned(), source })?;
+        // Named by number: the path is the image's to choose.
+        let place = (!mount.image_sub_path.is_empty())
+            .then(|| self.store.container_run_dir(container).join(format!("subpath{number}")));
+        record(mount, image.id.as_str(), place.as_deref().unwrap_or(&point));
+        Ok(Content::Image { id: image.id, place })
+    }
+
+    async fn plan_artifact(
+        &self,
+        asked: &str,
+        artifact: Artifact,
+        mount: &mut Mount,
+    ) -> Result<Content, ImageVolumeError> {
+        let image = || asked.to_owned();
+        if !self.config.image.oci_artifact_mount_support {
+            return Err(ImageVolumeError::ArtifactsOff { image: image() });
+        }
+        let files = artifact.manifest.files().map_err(|source| ImageVolumeError::Names { image: image(), source })?;
+        if files.is_empty() {
+            return Err(ImageVolumeError::NoBlobs { image: image() });
+        }
+        let selected = select(files, &mount.image_sub_path)
+            .ok_or_else(|| ImageVolumeError::NoBlobPath { image: image(), sub_path: mount.image_sub_path.clone() })?;
+        let id = artifact.digest.hex().to_owned();
+        let (artifacts, path) = (Arc::clone(&self.artifacts), mount.container_path.clone());
+        let files = blocking::run("find blobs", move || {
+            let place = |file: BlobFile| {
+                let source = artifacts.blob(&artifact, &file.digest, file.size)?;
+                Ok((destination(&path, &file.path), source))
+            };
+            selected.into_iter().map(place).collect::<Result<Vec<_>, _>>()
+        });
+        let files = files.await.map_err(|source| ImageVolumeError::Blob { image: image(), source })?;
+        // Of several files the directory that has them all.
+        let on_node = match files.as_slice() {
+            [(_, only)] => only.as_path(),
+            several => several.first().and_then(|(_, first)| first.parent()).unwrap_or(Path::new("/")),
+        };
+        record(mount, &id, on_node);
+        Ok(Content::Files(files))
     }
 
     /// Mounts the images of a container whose record exists. Blocking.
@@ -173,31 +278,41 @@ impl Node {
             return Ok(Vec::new());
         }
         let below = self.empty_directory()?;
-        volumes.iter().map(|volume| self.mount_volume(container, volume, &below, handler)).collect()
+        let mut mounts = Vec::new();
+        for volume in volumes {
+            match &volume.content {
+                Content::Image { id, place } => {
+                    let (source, kind) = self.mount_image(container, volume, id, place.as_deref(), &below)?;
+                    mounts.push(volume.resolve(&source, kind, volume.mount.container_path.clone(), handler)?);
+                }
+                Content::Files(files) => {
+                    for (path, source) in files {
+                        mounts.push(volume.resolve(source, MountKind::Bind, path.clone(), handler)?);
+                    }
+                }
+            }
+        }
+        Ok(mounts)
     }
 
-    fn mount_volume(
+    fn mount_image(
         &self,
         container: &ContainerId,
         volume: &ImageVolume,
+        id: &ImageId,
+        place: Option<&Path>,
         below: &Path,
-        handler: &HandlerFacts,
-    ) -> Result<ResolvedMount, ImageVolumeError> {
+    ) -> Result<(PathBuf, MountKind), ImageVolumeError> {
         let mounted = self
             .store
-            .mount_image(&volume.image, container)
+            .mount_image(id, container)
             .map_err(|source| ImageVolumeError::Mount { image: volume.asked.clone(), source })?;
-        let over = || MountKind::Image { below: below.display().to_string() };
-        let (source, kind) = match &volume.place {
-            None => (mounted, over()),
-            Some(place) => match volume.bind_sub_path(&mounted, place)? {
-                FileType::Directory => (place.clone(), over()),
-                _ => (place.clone(), MountKind::Bind),
-            },
-        };
-        let (source, destination) = (source.display().to_string(), volume.mount.container_path.clone());
-        resolve_image_mount(&volume.mount, source, kind, destination, handler)
-            .map_err(|source| ImageVolumeError::Invalid { path: volume.mount.container_path.clone(), source })
+        let over = MountKind::Image { below: below.display().to_string() };
+        let Some(place) = place else { return Ok((mounted, over)) };
+        match volume.bind_sub_path(&mounted, place)? {
+            FileType::Directory => Ok((place.to_owned(), over)),
+            _ => Ok((place.to_owned(), MountKind::Bind)),
+        }
     }
 
     /// The directory overlay gets as its second one. It must stay empty: its content would appear in every volume.
@@ -216,7 +331,29 @@ impl Node {
     }
 }
 
+/// What is remembered of a volume, as CRI-O remembers it.
+fn record(mount: &mut Mount, id: &str, on_node: &Path) {
+    mount.host_path = on_node.display().to_string();
+    mount.image = Some(ImageSpec { image: id.to_owned(), ..ImageSpec::default() });
+}
+
+/// Where a file of a volume appears; one without a path is mounted itself.
+fn destination(volume: &str, file: &str) -> String {
+    if file.is_empty() { volume.to_owned() } else { format!("{}/{file}", volume.trim_end_matches('/')) }
+}
+
 impl ImageVolume {
+    fn resolve(
+        &self,
+        source: &Path,
+        kind: MountKind,
+        destination: String,
+        handler: &HandlerFacts,
+    ) -> Result<ResolvedMount, ImageVolumeError> {
+        resolve_image_mount(&self.mount, source.display().to_string(), kind, destination, handler)
+            .map_err(|source| ImageVolumeError::Invalid { path: self.mount.container_path.clone(), source })
+    }
+
     /// Opens the sub path as if the image were the root of everything, and binds what was opened; tells what it is.
     fn bind_sub_path(&self, mounted: &Path, place: &Path) -> Result<FileType, ImageVolumeError> {
         let (image, sub_path) = (&self.asked, &self.mount.image_sub_path);
@@ -264,6 +401,8 @@ mod tests {
         for (image, expected) in [("abc", true), ("ab", false), ("", false)] {
             assert_eq!(has_volume(&config, image), expected, "{image}");
         }
+        assert_eq!(destination("/a", "b/c"), "/a/b/c");
+        assert_eq!((destination("/", "b"), destination("/a", "")), ("/b".to_owned(), "/a".to_owned()));
         assert!(!is_image(&of(Some(""))) && !is_image(&of(None)) && is_image(&of(Some("a"))));
     }
 }

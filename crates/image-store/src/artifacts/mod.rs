@@ -220,7 +220,7 @@ impl ArtifactStore {
     }
 
     /// Records an artifact whose configuration and blobs are staged. After this returns it survives a loss of power.
-    pub fn commit(&self, staging: ArtifactStaging, new: &NewArtifact) -> Result<(), ArtifactError> {
+    pub fn commit(&self, staging: &ArtifactStaging, new: &NewArtifact) -> Result<(), ArtifactError> {
         let actual = digest_of(&new.manifest);
         if actual != new.digest {
             return Err(ArtifactError::Digest { expected: new.digest.clone(), actual });

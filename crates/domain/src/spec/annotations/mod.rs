@@ -9,11 +9,13 @@ mod allowed;
 mod go_json;
 mod parse;
 mod rfc3339;
+mod seccomp_profile;
 
 use std::collections::BTreeMap;
 
 pub use allowed::{FilteredAnnotations, filter_annotations};
 pub use parse::{AnnotationError, fuzz_annotations, parse_container_annotations, parse_sandbox_annotations};
+pub use seccomp_profile::seccomp_artifact;
 
 use super::CgroupManagerKind;
 use crate::container::{ContainerMetadata, Mount};
