@@ -154,6 +154,7 @@ pub fn architecture() -> &'static str {
 pub struct Recipe {
     layers: Vec<(Vec<u8>, Compression)>,
     config: Value,
+    annotations: Value,
     format: Format,
 }
 
@@ -161,7 +162,7 @@ impl Recipe {
     /// An image without layers.
     #[must_use]
     pub fn new(format: Format) -> Self {
-        Self { layers: Vec::new(), config: json!({}), format }
+        Self { layers: Vec::new(), config: json!({}), annotations: json!({}), format }
     }
 
     /// One layer with a static busybox, its applets, and two users.
@@ -187,6 +188,13 @@ impl Recipe {
         self
     }
 
+    /// An annotation of the manifest.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations[key] = value.into();
+        self
+    }
+
     /// Puts it together.
     #[must_use]
     pub fn build(&self) -> Image {
@@ -208,6 +216,7 @@ impl Recipe {
             "mediaType": self.format.manifest_type(),
             "config": descriptor(&config, self.format.config_type()),
             "layers": layers.iter().map(|(bytes, kind)| descriptor(bytes, kind)).collect::<Vec<_>>(),
+            "annotations": self.annotations,
         });
         let manifest = serde_json::to_vec(&manifest).expect("JSON");
         Image {
@@ -217,6 +226,32 @@ impl Recipe {
             manifest,
             format: self.format,
         }
+    }
+}
+
+/// An artifact: blobs with titles, or without, behind an empty configuration.
+#[must_use]
+pub fn artifact(blobs: &[(Option<&str>, &[u8])]) -> Image {
+    let config = b"{}".to_vec();
+    let layer = |(title, bytes): &(Option<&str>, &[u8])| {
+        let mut layer =
+            json!({ "mediaType": "application/octet-stream", "digest": digest(bytes), "size": bytes.len() });
+        if let Some(title) = title {
+            layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+        }
+        layer
+    };
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": Format::Oci.manifest_type(), "artifactType": "application/vnd.e2e.files",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(&config), "size": config.len() },
+        "layers": blobs.iter().map(layer).collect::<Vec<_>>(),
+    });
+    Image {
+        archives: Vec::new(),
+        layers: blobs.iter().map(|(_, bytes)| bytes.to_vec()).collect(),
+        config,
+        manifest: serde_json::to_vec(&manifest).expect("JSON"),
+        format: Format::Oci,
     }
 }
 
