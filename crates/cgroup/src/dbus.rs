@@ -395,6 +395,31 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Changes properties of a loaded unit until its end or the next boot.
+    pub(crate) fn set_unit_properties(&mut self, unit: &str, properties: &[(&str, Value)]) -> Result<(), CallError> {
+        let mut body = Writer::default();
+        body.string(unit);
+        // The D-Bus specification has booleans as numbers of four bytes.
+        body.u32(1);
+        body.array(8, |out| {
+            for (name, value) in properties {
+                out.pad(8);
+                out.string(name);
+                out.variant(value);
+            }
+        });
+        self.call(&Call {
+            destination: "org.freedesktop.systemd1",
+            path: "/org/freedesktop/systemd1",
+            interface: "org.freedesktop.systemd1.Manager",
+            member: "SetUnitProperties",
+            signature: "sba(sv)",
+            body: body.0,
+        })
+    }
+}
+
 fn transient_unit_body(unit: &str, mode: &str, properties: &[(&str, Value)]) -> Vec<u8> {
     let mut body = Writer::default();
     body.string(unit);

@@ -162,6 +162,19 @@ pub fn start_scope(unit: &str, slice: &str, pid: i32, properties: &[ScopePropert
     wait_for_arrival(unit, pid)
 }
 
+/// Sets the CPU time a slice may use, in microseconds a second; `None` is no limit. Until the next boot.
+///
+/// Source: org.freedesktop.systemd1(5), `SetUnitProperties` and `CPUQuotaPerSecUSec`.
+pub fn set_cpu_quota(slice: &str, micros_a_second: Option<u64>) -> Result<(), StartScopeError> {
+    slice_path(slice).map_err(UnitError::Slice)?;
+    let value = Value::U64(micros_a_second.unwrap_or(u64::MAX));
+    connect()?.set_unit_properties(slice, &[("CPUQuotaPerSecUSec", value)]).map_err(|source| StartScopeError::Call {
+        unit: slice.to_owned(),
+        pid: 0,
+        source,
+    })
+}
+
 fn connect() -> Result<Connection, StartScopeError> {
     let mut last = None;
     for (path, has_bus) in [(PRIVATE_SOCKET, false), (BUS_SOCKET, true)] {

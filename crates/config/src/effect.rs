@@ -15,8 +15,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.decryption_keys_path",
     "crio.runtime.blockio_config_file",
     "crio.runtime.blockio_reload",
-    "crio.runtime.irqbalance_config_file",
-    "crio.runtime.irqbalance_config_restore_file",
     "crio.runtime.rdt_config_file",
     "crio.runtime.separate_pull_cgroup",
     "crio.runtime.allowed_devices",

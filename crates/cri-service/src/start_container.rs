@@ -23,6 +23,7 @@ fn code(error: &StartContainerError) -> Code {
         StartContainerError::Lookup(LookupError::Empty { .. } | LookupError::Ambiguous { .. }) => Code::InvalidArgument,
         StartContainerError::NotCreated { .. }
         | StartContainerError::SandboxNotReady { .. }
+        | StartContainerError::Tune { .. }
         | StartContainerError::Runtime { .. }
         | StartContainerError::Record { .. } => Code::Unknown,
     }

@@ -14,6 +14,7 @@ pub mod digest;
 pub mod id;
 pub mod id_maps;
 pub mod image;
+pub mod irqbalance;
 pub mod metrics;
 pub mod name;
 pub mod resources;

@@ -164,6 +164,8 @@ impl Node {
         let (id, parent) = (&container.id, &container.cgroup_parent);
         let failed = |step: &'static str| move |source| ReleaseError { step, container: id.clone(), source };
         let mut done = Ok(());
+        // While its cgroup is there: one that is gone may keep its CPUs to itself.
+        done = done.and(self.untune(id).await.map_err(Into::into).map_err(failed("put back CPUs")));
         self.notifiers.forget(id);
         if !has_own_processes(container) {
             let emptied = self.cgroups.empty_container(parent, id).await;

@@ -52,6 +52,8 @@ mod start_container;
 mod stats;
 mod stop_container;
 mod stop_sandbox;
+mod tune_container;
+mod tuning;
 mod undelivered;
 mod undo;
 mod update_container;
@@ -87,6 +89,7 @@ pub use stats::{
 };
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
+pub use tuning::TuneError;
 pub use update_container::UpdateContainerError;
 pub use userns::UserNamespaceError;
 pub use volumes::ImageVolumeError;

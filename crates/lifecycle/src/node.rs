@@ -39,6 +39,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
+use crate::tuning::Machine;
 use crate::{apparmor, blocking, clock, cpus, facts, monitors, selinux, undelivered, userns};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
@@ -140,6 +141,9 @@ pub struct Node {
     pub(crate) facts: NodeFacts,
     pub(crate) spec_defaults: SpecDefaults,
     pub(crate) workloads: Vec<Workload>,
+    pub(crate) machine: Machine,
+    /// Held by whoever changes what containers share of the node's CPUs.
+    pub(crate) tuning_lock: tokio::sync::Mutex<()>,
     pub(crate) seccomp: Profiles,
     pub(crate) userns: UsernsPolicy,
     /// Files can be shown with the ids of a user namespace.
@@ -238,6 +242,8 @@ impl Node {
             facts: node_facts,
             spec_defaults: spec_defaults(&config),
             workloads: cpus::workloads(&config),
+            machine: machine(&config),
+            tuning_lock: tokio::sync::Mutex::default(),
             seccomp,
             userns,
             can_map_ids,
@@ -421,6 +427,12 @@ fn registry_client(
         tracing::warn!("{warning}");
     }
     Ok(client)
+}
+
+/// The node's files for CPUs; what they were is kept where CRI-O keeps it, which is `/var/run/crio/cpu` by default.
+fn machine(config: &Config) -> Machine {
+    let save = config.runtime.container_attach_socket_dir.join("cpu");
+    Machine::new("/".into(), save, config.runtime.irqbalance_config_file.clone())
 }
 
 /// What the configuration adds to every container.

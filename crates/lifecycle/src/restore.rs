@@ -134,6 +134,7 @@ impl Node {
         for found in unfinished {
             self.undo_sandbox(found).await;
         }
+        self.restore_tuning().await;
         self.sweep_exit_files();
         let (sandboxes, containers) = (self.sandboxes().len(), self.containers().len());
         tracing::info!(sandboxes, containers, "restored");

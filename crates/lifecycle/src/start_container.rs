@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::events::EventKind;
 use crate::node::Node;
 use crate::objects::LookupError;
+use crate::tuning::TuneError;
 use crate::{blocking, clock, ends};
 
 /// Between the runtime's `start` and the program's `exec` lie a few system calls. A container whose program is the
@@ -40,6 +41,15 @@ pub enum StartContainerError {
     SandboxNotReady {
         /// The container.
         container: ContainerId,
+    },
+    /// The node's CPUs could not be tuned for it. The container has ended now, with this as its reason.
+    #[error("tune CPUs for container {container}")]
+    Tune {
+        /// The container.
+        container: ContainerId,
+        #[source]
+        /// What failed.
+        source: TuneError,
     },
     /// The runtime refused. The container has ended now, with this as its reason.
     #[error("start container {container}")]
@@ -69,6 +79,14 @@ impl Node {
         self.starts.join(container.id.clone(), || async move { node.start(&container).await }).await
     }
 
+    /// Tunes the node's CPUs where that is asked for, and lets the program run.
+    async fn start_at_runtime(&self, container: &Container) -> Result<(), StartContainerError> {
+        let id = || container.id.clone();
+        self.tune(container).await.map_err(|source| StartContainerError::Tune { container: id(), source })?;
+        let started = container.handler.runtime.start(&container.id).await;
+        started.map_err(|source| StartContainerError::Runtime { container: id(), source })
+    }
+
     pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), StartContainerError> {
         let changing = container.changing.lock().await;
         let state = container.state();
@@ -83,9 +101,7 @@ impl Node {
         let before = executable_of(init);
         // Taken before the program can run, so that none ends before it began.
         let started = clock::now();
-        let refused = container.handler.runtime.start(&container.id).await.err();
-        if let Some(source) = refused {
-            let error = StartContainerError::Runtime { container: container.id.clone(), source };
+        if let Err(error) = self.start_at_runtime(container).await {
             if is_started(container).await {
                 tracing::warn!(container.id = %container.id, error = %crate::undo::chain(&error), "the container runs already");
             } else {

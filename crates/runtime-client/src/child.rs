@@ -140,11 +140,26 @@ pub(crate) async fn capture_on(
     input: Option<&[u8]>,
     limit: Duration,
 ) -> io::Result<Captured> {
+    capture_with(cpus, program, arguments, &[], input, limit).await
+}
+
+/// Runs a command to its end, with variables `K=V` of its own.
+pub(crate) async fn capture_with(
+    cpus: &[u32],
+    program: &Path,
+    arguments: &[&std::ffi::OsStr],
+    variables: &[&str],
+    input: Option<&[u8]>,
+    limit: Duration,
+) -> io::Result<Captured> {
     let mut command = Command::new(program)?;
     for argument in arguments {
         command.arg(argument)?;
     }
     inherit_environment(&mut command)?;
+    for variable in variables {
+        command.env(variable)?;
+    }
     let (mut stdout, stdout_writer) = reading_pipe()?;
     let (mut stderr, stderr_writer) = reading_pipe()?;
     let stdin = match input {

@@ -14,6 +14,7 @@ pub mod exits;
 pub mod features;
 pub mod log;
 pub mod process;
+pub mod program;
 mod runtime;
 
 pub use runtime::{ExecPlacement, Force, Removal, RuntimeError, RuntimeHandler};
