@@ -162,14 +162,14 @@ pub fn start_scope(unit: &str, slice: &str, pid: i32, properties: &[ScopePropert
     wait_for_arrival(unit, pid)
 }
 
-/// Sets the CPU time a slice may use, in microseconds a second; `None` is no limit. Until the next boot.
+/// Sets the CPU time a slice or scope may use, in microseconds a second; `None` is no limit. Until the next boot.
 ///
 /// Source: org.freedesktop.systemd1(5), `SetUnitProperties` and `CPUQuotaPerSecUSec`.
-pub fn set_cpu_quota(slice: &str, micros_a_second: Option<u64>) -> Result<(), StartScopeError> {
-    slice_path(slice).map_err(UnitError::Slice)?;
+pub fn set_cpu_quota(unit: &str, micros_a_second: Option<u64>) -> Result<(), StartScopeError> {
+    check_unit_name(unit, &[".slice", ".scope"], "slice or scope")?;
     let value = Value::U64(micros_a_second.unwrap_or(u64::MAX));
-    connect()?.set_unit_properties(slice, &[("CPUQuotaPerSecUSec", value)]).map_err(|source| StartScopeError::Call {
-        unit: slice.to_owned(),
+    connect()?.set_unit_properties(unit, &[("CPUQuotaPerSecUSec", value)]).map_err(|source| StartScopeError::Call {
+        unit: unit.to_owned(),
         pid: 0,
         source,
     })

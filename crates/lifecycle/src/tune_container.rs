@@ -102,7 +102,7 @@ impl Node {
         };
         machine.save_claim(id, &claim)?;
         if !job.shared.is_empty() {
-            self.share(job, &mut claim).await?;
+            self.share(job, &mut claim)?;
         }
         if tuning.has_no_load_balancing {
             tracing::info!(container.id = %id, cpus = %job.cpus, "taking CPUs out of load balancing");
@@ -119,7 +119,7 @@ impl Node {
             if job.has_pod_cgroup {
                 self.write_pod_quota(&job.parent, None)?;
             }
-            self.write_container_quota(job.container, -1).await?;
+            self.write_container_quota(job, None)?;
         }
         if let Some(latency) = &tuning.resume_latency {
             machine.set_resume_latency(&job.cpus, latency)?;
@@ -199,7 +199,7 @@ impl Node {
     }
 
     /// Room for the shared CPUs in the quotas, and on v2 a cgroup for those that are the container's alone.
-    async fn share(&self, job: &Job<'_>, claim: &mut Claim) -> Result<(), TuneError> {
+    fn share(&self, job: &Job<'_>, claim: &mut Claim) -> Result<(), TuneError> {
         let cpu = job.resources.cpu().clone().unwrap_or_default();
         let period = cpu.period().unwrap_or(DEFAULT_PERIOD_US);
         let micros = |cpus: &CpuSet| i64::try_from(cpus.len() as u64 * period).unwrap_or(i64::MAX);
@@ -212,7 +212,7 @@ impl Node {
                 self.machine.save_claim(&job.container.id, claim)?;
                 self.write_pod_quota(&job.parent, Some(quota.saturating_add(claim.pod_quota_us)))?;
             }
-            self.write_container_quota(job.container, micros(&job.cpus)).await?;
+            self.write_container_quota(job, Some(micros(&job.cpus)))?;
         }
         if self.cgroups.version() == CgroupVersion::V2 {
             let inner = self.inner_cgroup(job)?;
@@ -277,13 +277,17 @@ impl Node {
         done
     }
 
-    async fn write_container_quota(&self, container: &Container, quota: i64) -> Result<(), TuneError> {
-        let json = format!("{{\"cpu\":{{\"quota\":{quota}}}}}");
-        container.handler.runtime.update(&container.id, json.as_bytes()).await.map_err(TuneError::Quota)
+    /// The cgroups of a container that may have a quota; crun has it in the inner one. Some runtimes cannot lift one.
+    fn write_container_quota(&self, job: &Job<'_>, quota: Option<i64>) -> Result<(), TuneError> {
+        let path = job.parent.container_directory(job.container.id.as_str());
+        let outer = self.quota_file(&path)?;
+        let inner = self.quota_file(&format!("{path}/container"))?;
+        self.write_quota(path.rsplit('/').next().unwrap_or_default(), &outer, quota)?;
+        if inner.exists() { write(&inner, &self.quota_text(quota)) } else { Ok(()) }
     }
 
-    fn quota_file(&self, parent: &CgroupParent) -> Result<PathBuf, TuneError> {
-        let directory = self.cgroups.layout().directory("cpu", &parent.directory());
+    fn quota_file(&self, path: &str) -> Result<PathBuf, TuneError> {
+        let directory = self.cgroups.layout().directory("cpu", path);
         let directory = directory.ok_or_else(|| cgroup("there is no cpu controller"))?;
         Ok(directory.join(match self.cgroups.version() {
             CgroupVersion::V1 => "cpu.cfs_quota_us",
@@ -291,30 +295,38 @@ impl Node {
         }))
     }
 
+    fn quota_text(&self, quota: Option<i64>) -> String {
+        match (quota, self.cgroups.version()) {
+            (Some(quota), _) => quota.to_string(),
+            (None, CgroupVersion::V1) => "-1".to_owned(),
+            (None, CgroupVersion::V2) => "max".to_owned(),
+        }
+    }
+
     /// Microseconds a period; `None` is unlimited.
     fn pod_quota(&self, parent: &CgroupParent) -> Result<Option<i64>, TuneError> {
-        let text = read(&self.quota_file(parent)?)?;
+        let text = read(&self.quota_file(&parent.directory())?)?;
         let quota = text.split_ascii_whitespace().next().and_then(|word| word.parse::<i64>().ok());
         Ok(quota.filter(|quota| *quota > 0))
     }
 
     fn write_pod_quota(&self, parent: &CgroupParent, quota: Option<i64>) -> Result<(), TuneError> {
-        let file = self.quota_file(parent)?;
-        let text = match (quota, self.cgroups.version()) {
-            (Some(quota), _) => quota.to_string(),
-            (None, CgroupVersion::V1) => "-1".to_owned(),
-            (None, CgroupVersion::V2) => "max".to_owned(),
-        };
-        // systemd would write its own value again with its next change of the slice.
-        if let (CgroupManagerKind::Systemd, CgroupParent::Systemd(slice)) = (self.cgroups.kind(), parent) {
-            let period = self.pod_period(&file)?;
-            let a_second = quota.and_then(|quota| u64::try_from(quota).ok()).map(|quota| quota * 1_000_000 / period);
-            ::cgroup::systemd::set_cpu_quota(slice, a_second).map_err(cgroup)?;
-        }
-        write(&file, &text)
+        let path = parent.directory();
+        self.write_quota(path.rsplit('/').next().unwrap_or_default(), &self.quota_file(&path)?, quota)
     }
 
-    fn pod_period(&self, quota_file: &Path) -> Result<u64, TuneError> {
+    fn write_quota(&self, unit: &str, file: &Path, quota: Option<i64>) -> Result<(), TuneError> {
+        // systemd would write its own value again with its next change of the unit.
+        if self.cgroups.kind() == CgroupManagerKind::Systemd {
+            let period = self.period(file)?;
+            let a_second = quota.and_then(|quota| u64::try_from(quota).ok());
+            let a_second = a_second.map(|quota| quota.saturating_mul(1_000_000) / period);
+            ::cgroup::systemd::set_cpu_quota(unit, a_second).map_err(cgroup)?;
+        }
+        write(file, &self.quota_text(quota))
+    }
+
+    fn period(&self, quota_file: &Path) -> Result<u64, TuneError> {
         let text = match self.cgroups.version() {
             CgroupVersion::V1 => read(&quota_file.with_file_name("cpu.cfs_period_us"))?,
             CgroupVersion::V2 => read(quota_file)?,

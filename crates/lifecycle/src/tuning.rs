@@ -67,9 +67,6 @@ pub enum TuneError {
     /// Its annotations.
     #[error(transparent)]
     Annotations(#[from] domain::spec::SpecError),
-    /// The runtime did not lift the quota.
-    #[error("change its quota")]
-    Quota(#[source] runtime_client::RuntimeError),
 }
 
 /// What a container has changed in the node.

@@ -189,3 +189,117 @@ fn an_image_of_another_platform_keeps_its_runtime_through_a_restart() {
 fn calls_of(log: &Path, id: &str) -> Vec<String> {
     tools::read(log).lines().filter(|line| line.contains(id)).map(str::to_owned).collect()
 }
+
+/// Files of the node that the scenario's daemon sees in place of the machine's.
+fn fake_node(world: &World) {
+    for cpu in 0..2 {
+        let directory = world.path("cpus").join(format!("cpu{cpu}"));
+        for (name, text) in [
+            ("power/pm_qos_resume_latency_us", "0\n"),
+            ("cpufreq/scaling_governor", "powersave\n"),
+            ("cpufreq/scaling_available_governors", "performance powersave\n"),
+        ] {
+            let file = directory.join(name);
+            std::fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+            tools::write(file, text);
+        }
+    }
+    tools::write(world.path("affinity"), "3\n");
+    tools::write(world.path("irqbalance"), "IRQBALANCE_BANNED_CPUS=\"0\"\n");
+    for (fake, real) in [("cpus", "/sys/devices/system/cpu"), ("affinity", "/proc/irq/default_smp_affinity")] {
+        tools::run(world.command("mount").arg("--bind").arg(world.path(fake)).arg(real));
+    }
+}
+
+/// Mask of interrupts, irqbalance's configuration, latency and governor of CPU 1.
+fn node_files(world: &World) -> [String; 4] {
+    let cpu = world.path("cpus/cpu1");
+    [
+        world.path("affinity"),
+        world.path("irqbalance"),
+        cpu.join("power/pm_qos_resume_latency_us"),
+        cpu.join("cpufreq/scaling_governor"),
+    ]
+    .map(|path| tools::read(path).trim_end().to_owned())
+}
+
+#[test]
+fn cpus_are_tuned_for_a_container_and_put_back_by_the_next_daemon() {
+    let crun = tools::find_program("crun").expect("crun is installed");
+    let drop_in = format!(
+        r#"
+[crio.runtime]
+irqbalance_config_file = "@ROOT@/irqbalance"
+irqbalance_config_restore_file = "@ROOT@/irqbalance.orig"
+[crio.runtime.runtimes.fast]
+runtime_path = {crun:?}
+runtime_root = "@ROOT@/runtime/fast"
+monitor_cgroup = "pod"
+allowed_annotations = ["cpu-load-balancing.crio.io", "cpu-quota.crio.io", "irq-load-balancing.crio.io",
+  "cpu-c-states.crio.io", "cpu-freq-governor.crio.io"]
+"#
+    );
+    scenario(Setup { drop_in, ..Setup::default() }, async |world| {
+        fake_node(world);
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let annotations = [
+            ("cpu-load-balancing.crio.io", "disable"),
+            ("cpu-quota.crio.io", "disable"),
+            ("irq-load-balancing.crio.io", "disable"),
+            ("cpu-c-states.crio.io", "max_latency:10"),
+            ("cpu-freq-governor.crio.io", "performance"),
+        ];
+        let untouched = ["3", "IRQBALANCE_BANNED_CPUS=\"0\"", "0", "powersave"].map(str::to_owned);
+        let tuned = ["00000001", "IRQBALANCE_BANNED_CPUS=\"0000000e\"", "10", "performance"].map(str::to_owned);
+        let put_back = ["00000003", "IRQBALANCE_BANNED_CPUS=\"fffffffc\"", "0", "powersave"].map(str::to_owned);
+
+        // Without permission, and for a fraction of a CPU, annotations do nothing.
+        let plain = pod(world, "plain", "", &annotations, "").await;
+        cri.run(&plain, container(&image, "web", 1024, "1")).await;
+        let fast = pod(world, "fast", "", &annotations, "fast").await;
+        let part = cri.run(&fast, container(&image, "part", 512, "1")).await;
+        assert_eq!(node_files(world), untouched);
+        cri.remove(&part.id).await.expect("RemoveContainer");
+
+        let mut config = container(&image, "whole", 1024, "1");
+        if let Some(limits) = config.linux.as_mut().and_then(|linux| linux.resources.as_mut()) {
+            (limits.cpu_period, limits.cpu_quota) = (100_000, 100_000);
+        }
+        let whole = cri.create(&fast, config).await.expect("CreateContainer");
+        assert_eq!(node_files(world), untouched, "nothing happens before the start");
+        cri.start(&whole.id).await.expect("StartContainer");
+        assert_eq!(node_files(world), tuned);
+        let cgroup = |controller: &str, file: &str| {
+            let path = Path::new("/sys/fs/cgroup").join(controller).join(world.name());
+            tools::read(path.join(format!("crio-{}", whole.id)).join(file)).trim().to_owned()
+        };
+        if Path::new("/sys/fs/cgroup/cpuset").is_dir() {
+            assert_eq!(cgroup("cpuset", "cpuset.sched_load_balance"), "0");
+            assert_eq!(cgroup("cpu", "cpu.cfs_quota_us"), "-1");
+        }
+        // What was asked is still what is told: the kubelet compares.
+        let status = cri.status(&whole.id).await.expect("ContainerStatus");
+        let limits = status.resources.and_then(|all| all.linux).expect("resources");
+        assert_eq!((limits.cpu_quota, limits.cpu_shares), (100_000, 1024));
+
+        // The daemon dies and the container ends meanwhile: the next one puts everything back.
+        let pid = cri.container_pid(&whole.id).await;
+        world.kill_daemon();
+        assert_eq!(node_files(world), tuned);
+        world.kill_process(pid);
+        world.start_daemon().await;
+        let cri = world.cri();
+        cri.exit(&whole.id).await;
+        tools::becomes("the node's CPUs", || node_files(world), |found| *found == put_back).await;
+
+        // A governor that is none fails the start, and changes nothing.
+        let odd = pod(world, "odd", "", &[("cpu-freq-governor.crio.io", "warp"), annotations[3]], "fast").await;
+        let made = cri.create(&odd, container(&image, "web", 1024, "1")).await.expect("CreateContainer");
+        let message = refused(cri.start(&made.id).await, Code::Unknown);
+        assert!(message.contains("governor warp is not available for CPU 1"), "{message}");
+        assert_eq!(node_files(world), put_back);
+        let bad = pod(world, "bad", "", &[("cpu-c-states.crio.io", "sometimes")], "fast").await;
+        refused(cri.create(&bad, container(&image, "web", 1024, "1")).await, Code::InvalidArgument);
+    });
+}
