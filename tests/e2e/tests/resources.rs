@@ -190,6 +190,8 @@ fn calls_of(log: &Path, id: &str) -> Vec<String> {
     tools::read(log).lines().filter(|line| line.contains(id)).map(str::to_owned).collect()
 }
 
+const FAKES: [(&str, &str); 2] = [("cpus", "/sys/devices/system/cpu"), ("affinity", "/proc/irq/default_smp_affinity")];
+
 /// Files of the node that the scenario's daemon sees in place of the machine's.
 fn fake_node(world: &World) {
     for cpu in 0..2 {
@@ -206,7 +208,7 @@ fn fake_node(world: &World) {
     }
     tools::write(world.path("affinity"), "3\n");
     tools::write(world.path("irqbalance"), "IRQBALANCE_BANNED_CPUS=\"0\"\n");
-    for (fake, real) in [("cpus", "/sys/devices/system/cpu"), ("affinity", "/proc/irq/default_smp_affinity")] {
+    for (fake, real) in FAKES {
         tools::run(world.command("mount").arg("--bind").arg(world.path(fake)).arg(real));
     }
 }
@@ -301,5 +303,8 @@ allowed_annotations = ["cpu-load-balancing.crio.io", "cpu-quota.crio.io", "irq-l
         assert_eq!(node_files(world), put_back);
         let bad = pod(world, "bad", "", &[("cpu-c-states.crio.io", "sometimes")], "fast").await;
         refused(cri.create(&bad, container(&image, "web", 1024, "1")).await, Code::InvalidArgument);
+        for (_, real) in FAKES {
+            tools::run(world.command("umount").arg(real));
+        }
     });
 }
