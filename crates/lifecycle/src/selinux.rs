@@ -20,6 +20,7 @@ use crate::create_container::CreateContainerError;
 use crate::node::Node;
 use crate::prepare_container::PrepareJob;
 use crate::sandbox::Sandbox;
+use crate::volumes::ImageVolume;
 use crate::{blocking, mounts};
 
 /// Its handlers run whole machines, whatever their type. Source: CRI-O.
@@ -201,6 +202,11 @@ impl PrepareJob {
         for volume in image_volumes {
             confinement::selinux::label_file(Path::new(&volume.source), &labels.mount.shared()).map_err(failed)?;
         }
+        if !labels.process.is_super_privileged() {
+            for blob in self.image_volumes.iter().flat_map(ImageVolume::files_to_label) {
+                label_blob(blob, &labels.mount).map_err(failed)?;
+            }
+        }
         let of_sandbox = &self.sandbox.files;
         let shared = [&of_sandbox.resolv_conf, &of_sandbox.hostname, &of_sandbox.containerenv];
         let paths = shared.into_iter().map(PathBuf::as_path);
@@ -210,6 +216,14 @@ impl PrepareJob {
         relabel_volumes(&self.config.mounts, mounts, labels, skips_labelled)
             .map_err(|source| CreateContainerError::Relabel { container: self.name.clone(), source })?;
         Ok(SelinuxLabels { process: Some(labels.process.clone()), mount: Some(labels.mount.clone()) })
+    }
+}
+
+/// A blob is read-only and may be in many pods, so that it is everybody's. In a store of others it is as it is.
+fn label_blob(path: &Path, label: &Label) -> io::Result<()> {
+    match confinement::selinux::label_file(path, &label.shared()) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        other => other,
     }
 }
 

@@ -184,6 +184,17 @@ enum Content {
     Files(Vec<(String, PathBuf)>),
 }
 
+impl ImageVolume {
+    /// The blobs of an artifact, if its request wants them labelled.
+    pub(crate) fn files_to_label(&self) -> impl Iterator<Item = &Path> {
+        let files = match &self.content {
+            Content::Files(files) if self.mount.selinux_relabel => files.as_slice(),
+            Content::Files(_) | Content::Image { .. } => &[],
+        };
+        files.iter().map(|(_, source)| source.as_path())
+    }
+}
+
 fn is_image(mount: &Mount) -> bool {
     mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
 }
