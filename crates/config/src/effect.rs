@@ -34,7 +34,7 @@ pub(crate) const NOT_YET: &[&str] = &[
 ];
 
 /// Keys of runtime handlers.
-pub(crate) const NOT_YET_HANDLER: &[&str] = &["runtime_config_path", "runtime_pull_image", "stream_websockets"];
+pub(crate) const NOT_YET_HANDLER: &[&str] = &["stream_websockets"];
 
 /// Whether a key is named by the list.
 pub(crate) fn is_not_yet(path: &str) -> bool {

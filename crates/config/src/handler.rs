@@ -45,8 +45,10 @@ pub struct RuntimeHandler {
     pub privileged_without_host_devices: bool,
     /// Annotations sandboxes of this handler may use.
     pub allowed_annotations: Vec<String>,
-    /// The monitor's binary; None: looked up. Always set by [`crate::Config::check_host`] for type `oci`.
+    /// The monitor's binary; None: looked up. Always set by [`crate::Config::check_host`] for types `oci` and `vm`.
     pub monitor_path: Option<PathBuf>,
+    /// Our own program between a monitor and a shim. No key; set by [`crate::Config::check_host`] for type `vm`.
+    pub shim_program: Option<PathBuf>,
     /// Where monitors live.
     pub monitor_cgroup: MonitorCgroup,
     /// Where monitors of exec sessions live.
@@ -96,6 +98,7 @@ impl Default for RuntimeHandler {
             privileged_without_host_devices: false,
             allowed_annotations: Vec::new(),
             monitor_path: None,
+            shim_program: None,
             monitor_cgroup: MonitorCgroup::Slice(DEFAULT_MONITOR_SLICE.to_owned()),
             monitor_exec_cgroup: MonitorExecCgroup::Monitor,
             monitor_env: vec![DEFAULT_MONITOR_ENV.to_owned()],

@@ -13,6 +13,9 @@ use crate::value::{CheckpointRestoreLevel, RuntimeType};
 /// Our own monitor, looked for before conmon.
 pub const OWN_MONITOR: &str = "crio-monitor";
 
+/// Name of the program that drives a shim like a runtime.
+pub const SHIM_PROGRAM: &str = "crio-shim";
+
 /// The monitor of CRI-O's packages.
 pub const CONMON: &str = "conmon";
 
@@ -87,7 +90,7 @@ impl Host for ThisHost {
 /// A configuration whose paths lead somewhere.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostChecked {
-    /// The configuration with `runtime_path` (and, for type `oci`, `monitor_path`) of every handler filled in, handlers
+    /// The configuration with `runtime_path` (and `monitor_path`; for type `vm` also our own part) of every handler filled in, handlers
     /// without a program left out, hook directories that are none left out.
     pub config: Config,
     /// What the operator should know.
@@ -141,7 +144,13 @@ impl Check<'_> {
                 Ok(path) => handler.runtime_path = Some(path),
                 Err(what) => bad.push(("runtime_path", what)),
             }
-            if handler.runtime_type == RuntimeType::Oci {
+            if handler.runtime_type == RuntimeType::Vm {
+                match self.own_program(SHIM_PROGRAM) {
+                    Ok(path) => handler.shim_program = Some(path),
+                    Err(what) => bad.push(("runtime_type", what)),
+                }
+            }
+            if matches!(handler.runtime_type, RuntimeType::Oci | RuntimeType::Vm) {
                 match self.monitor(handler.monitor_path.as_deref()) {
                     Ok(path) => handler.monitor_path = Some(path),
                     Err(what) => bad.push(("monitor_path", what)),
@@ -189,13 +198,19 @@ impl Check<'_> {
 
     /// The given monitor, or ours (next to this executable or in `$PATH`), or conmon.
     fn monitor(&self, given: Option<&Path>) -> Result<PathBuf, String> {
-        if given.is_none()
-            && let Some(own) = self.host.own_directory().map(|dir| dir.join(OWN_MONITOR))
-            && self.host.kind(&own) == PathKind::Program
-        {
-            return Ok(own);
+        match given {
+            None => self.own_program(OWN_MONITOR).or_else(|_| self.program(None, &[OWN_MONITOR, CONMON])),
+            Some(_) => self.program(given, &[]),
         }
-        self.program(given, &[OWN_MONITOR, CONMON])
+    }
+
+    /// A program of ours: next to this executable or in `$PATH`.
+    fn own_program(&self, name: &str) -> Result<PathBuf, String> {
+        let beside = self.host.own_directory().map(|dir| dir.join(name));
+        match beside.filter(|path| self.host.kind(path) == PathKind::Program) {
+            Some(path) => Ok(path),
+            None => self.program(None, &[name]),
+        }
     }
 
     fn programs(&mut self) {

@@ -29,7 +29,7 @@ pub mod value;
 mod version;
 
 pub use handler::{RuntimeHandler, Workload, WorkloadResources};
-pub use host::{CONMON, Host, HostChecked, OWN_MONITOR, PathKind, ThisHost};
+pub use host::{CONMON, Host, HostChecked, OWN_MONITOR, PathKind, SHIM_PROGRAM, ThisHost};
 pub use load::{Loaded, fuzz, load};
 pub use model::{
     ApiConfig, CheckpointRestoreConfig, Config, ImageConfig, MetricsConfig, NetworkConfig, NriConfig,

@@ -85,6 +85,38 @@ fn programs_are_found() {
 }
 
 #[test]
+fn shims_need_our_own_part_and_their_configuration() {
+    type Case = (&'static [(&'static str, PathKind)], Option<&'static str>, &'static str);
+    let cases: &[Case] = &[
+        (&[("/etc/kata.toml", File), ("/own/crio-shim", Program)], Some("/own/crio-shim"), ""),
+        (&[("/etc/kata.toml", File), ("/bin/crio-shim", Program)], Some("/bin/crio-shim"), ""),
+        (&[("/etc/kata.toml", File)], None, "crio-shim not found in $PATH"),
+        (&[("/own/crio-shim", Program)], None, "/etc/kata.toml does not exist"),
+    ];
+    let text = r#"
+        [crio.runtime.runtimes.kata]
+        runtime_type = "vm"
+        runtime_path = "/opt/containerd-shim-kata-v2"
+        runtime_config_path = "/etc/kata.toml"
+    "#;
+    for (paths, program, reason) in cases {
+        let common =
+            [("/bin/crun", Program), ("/opt/containerd-shim-kata-v2", Program), ("/own/crio-monitor", Program)];
+        let host = Fake::new(&[&common[..], paths].concat());
+        let checked = config(text).check_host(&host).unwrap_or_else(|e| panic!("{e}"));
+        let handler = checked.config.runtime.runtimes.get("kata");
+        let found = handler.and_then(|handler| handler.shim_program.as_deref());
+        assert_eq!(found, program.map(Path::new), "{reason}");
+        if let Some(handler) = handler {
+            assert_eq!(handler.monitor_path.as_deref(), Some(Path::new("/own/crio-monitor")));
+        } else {
+            let told = |warning: &config::Warning| matches!(&warning.kind, WarningKind::HandlerDropped(what) if what == reason);
+            assert!(checked.warnings.iter().any(told), "{reason}: {:?}", checked.warnings);
+        }
+    }
+}
+
+#[test]
 fn everything_that_is_missing_is_reported_at_once_and_nothing_is_made() {
     let text = r#"
         [crio.runtime]

@@ -28,7 +28,8 @@ fn command() -> Command {
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Print the version"))
         .subcommand(verbs::config_command())
         .subcommand(status::command())
-        .subcommand(verbs::version_command());
+        .subcommand(verbs::version_command())
+        .subcommand(verbs::publish_command());
     config::cli::add_flags(command)
 }
 
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Some(("config", arguments)) => verbs::config(&invocation, arguments),
         Some(("status", arguments)) => status::run(arguments),
         Some(("version", arguments)) => verbs::version(arguments),
+        Some(("publish", _)) => verbs::publish(),
         Some((other, _)) => Err(format!("command {other:?} not supported").into()),
     };
     match result {

@@ -30,6 +30,19 @@ pub(crate) fn version_command() -> Command {
         )
 }
 
+/// What shims run to tell of events. Source: containerd's runtime v2 documentation.
+pub(crate) fn publish_command() -> Command {
+    let option = |name: &'static str| Arg::new(name).long(name).help("Of the event");
+    Command::new("publish").hide(true).about("Take an event of a shim").arg(option("topic")).arg(option("namespace"))
+}
+
+/// Takes an event and does nothing with it: what matters of a shim is asked. Source: CRI-O.
+pub(crate) fn publish() -> Done {
+    // The event comes on standard input; a shim must be able to write it.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}
+
 /// Prints the effective configuration, or the built-in one.
 pub(crate) fn config(invocation: &Invocation, arguments: &ArgMatches) -> Done {
     let loaded = load(invocation)?;

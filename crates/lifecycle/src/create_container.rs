@@ -515,7 +515,7 @@ impl Node {
             return Err(TargetError::OtherSandbox);
         }
         match target.state() {
-            ContainerState::Running { init, .. } => Ok(Some(init.pid)),
+            ContainerState::Running { .. } => Ok(target.namespace_pid()),
             ContainerState::Created { .. } | ContainerState::Exited { .. } => Err(TargetError::NotRunning),
         }
     }

@@ -10,8 +10,10 @@ use domain::cpus::CpuSet;
 use domain::image::ImageConfig;
 use domain::security::SecurityProfile;
 use domain::spec::{CapabilitySet, ExecCpu, HandlerFacts};
-use runtime_client::RuntimeHandler;
 use runtime_client::features::Features;
+use runtime_client::{RuntimeHandler, Signals};
+
+use crate::shim;
 
 use crate::undo::chain;
 
@@ -32,6 +34,8 @@ pub(crate) struct Handler {
     pub(crate) exec_cgroup: MonitorExecCgroup,
     /// Runtimes for images of other platforms, by `os/arch` or `os/arch/variant`.
     platform_runtimes: BTreeMap<String, PathBuf>,
+    /// Its containers have a kernel of their own.
+    pub(crate) is_kernel_separated: bool,
 }
 
 /// All handlers by name.
@@ -86,19 +90,29 @@ impl Handler {
         configured: &config::RuntimeHandler,
         seccomp: &Profiles,
     ) -> Result<Self, String> {
-        if configured.runtime_type != RuntimeType::Oci {
-            return Err(format!("runtime_type {:?} is not supported yet", configured.runtime_type.as_str()));
-        }
         if let Some(path) = &configured.seccomp_profile {
             // Read anew for each container; one that is no profile now is a mistake of the configuration's.
             seccomp
                 .resolve(Some(&SecurityProfile::RuntimeDefault), false, CapabilitySet::EMPTY, Some(path))
                 .map_err(|error| format!("seccomp_profile: {}", chain(&error)))?;
         }
+        let configured_path = configured.runtime_path.clone().ok_or("its runtime was not found")?;
+        let (runtime, options, signals) = match configured.runtime_type {
+            RuntimeType::Oci => (configured_path, Vec::new(), Signals::ByProcess),
+            RuntimeType::Vm => {
+                let program = configured.shim_program.clone().ok_or("no crio-shim was found")?;
+                (program, shim::options(config, configured, &configured_path)?, Signals::ByRuntime)
+            }
+            RuntimeType::Pod => {
+                return Err(format!("runtime_type {:?} is not supported yet", RuntimeType::Pod.as_str()));
+            }
+        };
         let runtime = RuntimeHandler {
             name: name.to_owned(),
-            runtime: configured.runtime_path.clone().ok_or("its runtime was not found")?,
+            runtime,
             root: configured.runtime_root.clone(),
+            options,
+            signals,
             monitor: configured.monitor_path.clone().ok_or("no monitor was found")?,
             monitor_env: configured.monitor_env.clone(),
             has_systemd_cgroup: config.runtime.cgroup_manager == config::CgroupManager::Systemd,
@@ -135,6 +149,8 @@ impl Handler {
             },
             exec_cgroup: configured.monitor_exec_cgroup,
             platform_runtimes: configured.platform_runtime_paths.clone(),
+            // Source: CRI-O, which knows kata's older runtimes, driven by their command line, by the handler's name.
+            is_kernel_separated: signals == Signals::ByRuntime || name.to_ascii_lowercase().contains("kata"),
         })
     }
 
@@ -151,7 +167,10 @@ impl Handler {
             return Arc::clone(self);
         }
         let mut other = Self::clone(self);
-        other.runtime.runtime = path.into();
+        match other.runtime.signals {
+            Signals::ByProcess => other.runtime.runtime = path.into(),
+            Signals::ByRuntime => shim::replace(&mut other.runtime.options, path),
+        }
         Arc::new(other)
     }
 }

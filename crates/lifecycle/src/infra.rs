@@ -1,7 +1,7 @@
 //! The runtime spec of a sandbox, which is its record too, and the pause container where one is needed.
 //!
-//! A sandbox needs a process of its own only where containers share its process namespace, or where the operator wants
-//! one (`drop_infra_ctr = false`). Without one, the same spec is still written down, marked as spoofed, because it is
+//! A sandbox needs a process of its own only where containers share its process namespace, where the machine that runs
+//! them is made with it (a kernel of its own), or where the operator wants one (`drop_infra_ctr = false`). Without one, the same spec is still written down, marked as spoofed, because it is
 //! what this daemon and CRI-O restore a sandbox from.
 
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ impl Node {
     /// The pause image, if this sandbox needs an infra process; pulled when it is not here.
     pub(crate) async fn pause_image(self: &Arc<Self>, plan: &Plan) -> Result<Option<LocalImage>, RunSandboxError> {
         let is_shared = plan.config.security.namespaces.pid == NamespaceMode::Pod;
-        if self.config.runtime.drop_infra_ctr && !is_shared {
+        if self.config.runtime.drop_infra_ctr && !is_shared && !plan.handler.is_kernel_separated {
             return Ok(None);
         }
         let image = self.config.image.pause_image.clone();

@@ -48,6 +48,7 @@ mod sandbox_namespaces;
 mod seccomp_artifact;
 mod seccomp_notifier;
 mod selinux;
+mod shim;
 mod start_container;
 mod stats;
 mod stop_container;

@@ -1,6 +1,6 @@
 //! Pausing a container: its processes are frozen, and nothing else about it changes.
 //!
-//! The kernel alone knows who is paused: no record can be wrong, a restart forgets nothing, and a container that somebody
+//! The kernel alone knows who is paused, or a shim: no record can be wrong, a restart forgets nothing, and a container that somebody
 //! else froze is resumed before it is stopped all the same.
 
 use std::sync::Arc;
@@ -77,6 +77,9 @@ impl Node {
     }
 
     pub(crate) async fn is_paused(&self, container: &Container) -> bool {
+        if container.is_behind_shim() {
+            return container.handler.runtime.status(&container.id).await.is_ok_and(|status| status == "paused");
+        }
         self.cgroups.is_frozen(&container.cgroup_parent, &container.id).await
     }
 

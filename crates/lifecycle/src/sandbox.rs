@@ -151,10 +151,10 @@ impl Sandbox {
         if self.infra.is_some() { &self.directory } else { &self.run_directory }
     }
 
-    /// Process id of the infra container, if there is one.
+    /// Process id of the infra container, if there is one; with a shim what the shim says it is.
     #[must_use]
     pub fn infra_pid(&self) -> Option<i32> {
-        self.infra.as_ref().and_then(|infra| infra.state().init()).map(|init| init.pid)
+        self.infra.as_ref().and_then(|infra| infra.namespace_pid())
     }
 
     /// The infra container's id in the store and at the runtime: the same as the sandbox's.

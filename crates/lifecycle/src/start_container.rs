@@ -105,7 +105,7 @@ impl Node {
             if is_started(container).await {
                 tracing::warn!(container.id = %container.id, error = %crate::undo::chain(&error), "the container runs already");
             } else {
-                let _ = runtime_client::process::signal(init, 9);
+                let _ = container.handler.runtime.signal(&container.id, init, 9).await;
                 let message = crate::undo::chain(&error);
                 let exit = Exit {
                     code: 128,
@@ -120,10 +120,13 @@ impl Node {
                 return Err(error);
             }
         }
-        wait_for_exec(init, before).await;
+        // What stands for a program in a guest never becomes it.
+        if !container.is_behind_shim() {
+            wait_for_exec(init, before).await;
+        }
         let running = ContainerState::Running { init, started };
         if let Err(source) = record_running(container, running).await {
-            let _ = runtime_client::process::signal(init, 9);
+            let _ = container.handler.runtime.signal(&container.id, init, 9).await;
             return Err(StartContainerError::Record { container: container.id.clone(), source });
         }
         self.tell_container(container, EventKind::Started);

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::container::Container;
 use crate::node::Node;
 use crate::objects::LookupError;
+use crate::undo::chain;
 
 /// First pause between kills of a process that does not go.
 const KILL_RETRY_MIN: Duration = Duration::from_millis(20);
@@ -98,7 +99,11 @@ impl Node {
         };
         if let Some(deadlines) = joined {
             self.resume_to_stop(container).await;
-            if let Err(source) = first_signal(container, init) {
+            let signalled = first_signal(container, init).await;
+            if let (Err(source), true) = (&signalled, container.is_behind_shim()) {
+                // A shim that does not answer this is killed for not answering the last signal: the grace goes on.
+                tracing::warn!(container.id = %container.id, error = %chain(source), "a shim does not pass a signal on");
+            } else if let Err(source) = signalled {
                 *container.stopping.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 return Err(StopContainerError::Signal { container: container.id.clone(), source });
             }
@@ -133,7 +138,7 @@ impl Node {
         let mut pause = KILL_RETRY_MIN;
         while process::is_alive(init) {
             self.resume_to_stop(container).await;
-            if let Err(error) = signal_init(container, init, Signal::KILL) {
+            if let Err(error) = signal_init(container, init, Signal::KILL).await {
                 tracing::error!(container.id = %container.id, %error, "killing a container failed");
             }
             if tokio::time::timeout(pause, states.wait_for(has_ended)).await.is_ok() {
@@ -148,17 +153,17 @@ impl Node {
 }
 
 /// A program gets the stop signal; a container whose program never ran has nothing to say goodbye to.
-fn first_signal(container: &Container, init: Process) -> std::io::Result<()> {
+async fn first_signal(container: &Container, init: Process) -> std::io::Result<()> {
     let signal = match container.state() {
         ContainerState::Created { .. } => Signal::KILL,
         ContainerState::Running { .. } | ContainerState::Exited { .. } => container.stop_signal,
     };
-    signal_init(container, init, signal)
+    signal_init(container, init, signal).await
 }
 
-fn signal_init(container: &Container, init: Process, signal: Signal) -> std::io::Result<()> {
+async fn signal_init(container: &Container, init: Process, signal: Signal) -> std::io::Result<()> {
     if signal == Signal::KILL {
         container.is_killed.store(true, Ordering::Release);
     }
-    process::signal(init, signal.number())
+    container.handler.runtime.signal(&container.id, init, signal.number()).await
 }

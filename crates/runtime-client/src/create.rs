@@ -210,6 +210,9 @@ impl RuntimeHandler {
         command.arg("-b")?.arg(request.bundle)?.arg("-c")?.arg(request.id.as_str())?;
         command.arg("-u")?.arg(request.id.as_str())?.arg("-n")?.arg(request.name)?;
         command.arg("-r")?.arg(&self.runtime)?.arg("--runtime-arg")?.arg(root)?;
+        for option in &self.options {
+            command.arg("--runtime-arg")?.arg(option)?;
+        }
         command.arg("-p")?.arg(request.bundle.join("pidfile"))?;
         command.arg("-P")?.arg(request.bundle.join("conmon-pidfile"))?;
         let mut log = std::ffi::OsString::from("k8s-file:");

@@ -133,6 +133,9 @@ impl RuntimeHandler {
         root.push(&self.root);
         let mut command = Command::new(&self.runtime)?;
         command.arg(&root)?;
+        for option in &self.options {
+            command.arg(option)?;
+        }
         if self.has_systemd_cgroup {
             command.arg("--systemd-cgroup")?;
         }

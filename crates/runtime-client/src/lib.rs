@@ -17,4 +17,4 @@ pub mod process;
 pub mod program;
 mod runtime;
 
-pub use runtime::{ExecPlacement, Force, Removal, RuntimeError, RuntimeHandler};
+pub use runtime::{ExecPlacement, Force, Removal, RuntimeError, RuntimeHandler, Signals};

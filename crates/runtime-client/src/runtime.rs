@@ -5,10 +5,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::container::Process;
 use domain::id::ContainerId;
 use thiserror::Error;
 
 use crate::child::{self, Captured, printed};
+use crate::process;
 
 /// `start`, `delete`, `state`, `update`: none waits for the container's program, so a minute means the runtime hangs.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -22,6 +24,10 @@ pub struct RuntimeHandler {
     pub runtime: PathBuf,
     /// The runtime's `--root`.
     pub root: PathBuf,
+    /// Further options before every verb.
+    pub options: Vec<OsString>,
+    /// How containers are signalled.
+    pub signals: Signals,
     /// The monitor's binary.
     pub monitor: PathBuf,
     /// Environment of the monitor, `K=V` each.
@@ -87,6 +93,15 @@ pub enum RuntimeError {
     },
 }
 
+/// How a container's first process is signalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals {
+    /// It is a process of this node.
+    ByProcess,
+    /// It only stands for one in a guest, which the runtime reaches.
+    ByRuntime,
+}
+
 /// Whether a container is killed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Force {
@@ -113,15 +128,28 @@ impl RuntimeHandler {
         container: &str,
         input: Option<&[u8]>,
     ) -> Result<Captured, RuntimeError> {
+        self.command_with(verb, options, container, &[], input).await
+    }
+
+    async fn command_with(
+        &self,
+        verb: &'static str,
+        options: &[&OsStr],
+        container: &str,
+        operands: &[&OsStr],
+        input: Option<&[u8]>,
+    ) -> Result<Captured, RuntimeError> {
         let mut root = OsString::from("--root=");
         root.push(&self.root);
         let mut arguments: Vec<&OsStr> = vec![&root];
+        arguments.extend(self.options.iter().map(OsString::as_os_str));
         if self.has_systemd_cgroup {
             arguments.push(OsStr::new("--systemd-cgroup"));
         }
         arguments.push(OsStr::new(verb));
         arguments.extend_from_slice(options);
         arguments.push(OsStr::new(container));
+        arguments.extend_from_slice(operands);
         child::capture_on(&self.cpus, &self.runtime, &arguments, input, COMMAND_LIMIT).await.map_err(|source| {
             RuntimeError::Run {
                 runtime: self.runtime.display().to_string(),
@@ -164,10 +192,29 @@ impl RuntimeHandler {
 
     /// Whether a container's program runs by the runtime's account. Source: OCI runtime specification, `state`.
     pub async fn is_running(&self, container: &ContainerId) -> Result<bool, RuntimeError> {
+        Ok(self.status(container).await? == "running")
+    }
+
+    /// The word of the runtime for a container's state. Source: OCI runtime specification, `state`.
+    pub async fn status(&self, container: &ContainerId) -> Result<String, RuntimeError> {
         let end = self.command("state", &[], container.as_str(), None).await?;
         self.checked("state", container.as_str(), &end)?;
         let said: serde_json::Value = serde_json::from_slice(&end.stdout).unwrap_or_default();
-        Ok(said.get("status").and_then(serde_json::Value::as_str) == Some("running"))
+        Ok(said.get("status").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Signals a container's first process; one that has ended already is not an error.
+    pub async fn signal(&self, container: &ContainerId, init: Process, number: i32) -> io::Result<()> {
+        match self.signals {
+            Signals::ByProcess => process::signal(init, number),
+            Signals::ByRuntime => self.kill(container, number).await.map_err(io::Error::other),
+        }
+    }
+
+    async fn kill(&self, container: &ContainerId, number: i32) -> Result<(), RuntimeError> {
+        let signal = OsString::from(number.to_string());
+        let end = self.command_with("kill", &[], container.as_str(), &[&signal], None).await?;
+        if is_unknown(&end.stderr) { Ok(()) } else { self.checked("kill", container.as_str(), &end) }
     }
 
     /// Deletes what the runtime keeps of a container. Unknown to the runtime is success.
@@ -181,23 +228,6 @@ impl RuntimeHandler {
             return Ok(Removal::Absent);
         }
         self.checked("delete", container.as_str(), &end).map(|()| Removal::Removed)
-    }
-
-    /// Signals every process of a container, also those outside its process namespace's reach.
-    pub async fn kill_all(&self, container: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
-        let signal = OsString::from(signal.to_string());
-        let mut root = OsString::from("--root=");
-        root.push(&self.root);
-        let arguments = [&root, OsStr::new("kill"), OsStr::new("--all"), OsStr::new(container.as_str()), &signal];
-        let end = child::capture(&self.runtime, &arguments, None, COMMAND_LIMIT).await.map_err(|source| {
-            RuntimeError::Run {
-                runtime: self.runtime.display().to_string(),
-                verb: "kill",
-                container: container.to_string(),
-                source,
-            }
-        })?;
-        if is_unknown(&end.stderr) { Ok(()) } else { self.checked("kill", container.as_str(), &end) }
     }
 
     /// Applies new limits, given as the OCI runtime spec's `linux.resources` object.
@@ -215,7 +245,9 @@ impl RuntimeHandler {
             container: String::new(),
             source,
         };
-        let end = child::capture(&self.runtime, &[OsStr::new("--version")], None, COMMAND_LIMIT).await.map_err(run)?;
+        let mut arguments: Vec<&OsStr> = self.options.iter().map(OsString::as_os_str).collect();
+        arguments.push(OsStr::new("--version"));
+        let end = child::capture(&self.runtime, &arguments, None, COMMAND_LIMIT).await.map_err(run)?;
         self.checked("--version", "", &end)?;
         Ok(String::from_utf8_lossy(&end.stdout).lines().next().unwrap_or_default().to_owned())
     }

@@ -47,8 +47,13 @@ pub fn run(words: Vec<OsString>) -> u8 {
     match done {
         Ok(code) => code,
         Err(error) => {
+            let mut text = chain(&error);
+            // These words mean to callers that there is no such container, whatever else a shim may miss.
+            if !matches!(error, verbs::VerbError::Unknown(_)) {
+                text = text.replace("does not exist", "is not there");
+            }
             // Nobody is left to tell if standard error is gone.
-            let _ = writeln!(std::io::stderr(), "{}", chain(&error));
+            let _ = writeln!(std::io::stderr(), "{text}");
             1
         }
     }

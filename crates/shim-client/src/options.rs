@@ -122,6 +122,7 @@ struct Given {
     process: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     resources: Option<String>,
+    has_terminal: bool,
     is_forced: bool,
     is_for_all: bool,
 }
@@ -138,6 +139,7 @@ fn parse_verb(settings: Settings, verb: &str, mut words: Words) -> Result<Invoca
             ("create", "--bundle") => given.bundle = Some(words.value(&word)?.into()),
             ("create" | "exec", "--pid-file") => given.pid_file = Some(words.value(&word)?.into()),
             ("create" | "exec", "--console-socket") => given.console_socket = Some(words.value(&word)?.into()),
+            ("exec", "--tty") => given.has_terminal = true,
             ("exec", "--process") => given.process = Some(words.value(&word)?.into()),
             ("update", "--resources") => given.resources = Some(words.value(&word)?),
             ("delete", "--force") => given.is_forced = true,
@@ -149,6 +151,10 @@ fn parse_verb(settings: Settings, verb: &str, mut words: Words) -> Result<Invoca
             }
             _ => operands.push(word),
         }
+    }
+    // Without a socket to send it over, a terminal would have to be the caller's own.
+    if given.has_terminal && given.console_socket.is_none() {
+        return Err(UsageError::Option { option: "--tty without --console-socket".to_owned(), verb: verb.to_owned() });
     }
     let mut operands = operands.into_iter();
     let id = operands.next().ok_or(UsageError::Missing { verb: "a verb", what: "a container's id" })?;
@@ -225,7 +231,10 @@ mod tests {
             ("restore id", "restore is not supported for containers of a shim"),
             ("features", "features is not supported for containers of a shim"),
             ("exec --process /j --pid-file /p --detach id", "option --detach is not supported for exec"),
-            ("exec --process /j --pid-file /p --tty id", "option --tty is not supported for exec"),
+            (
+                "exec --process /j --pid-file /p --tty id",
+                "option --tty without --console-socket is not supported for exec",
+            ),
             ("create --bundle /b id", "create needs --pid-file"),
             ("start", "a verb needs a container's id"),
             ("start a b", "\"b\" is too much"),

@@ -77,13 +77,16 @@ pub(crate) fn delete(settings: &Settings, id: &str, bundle: &Path) -> Result<(),
     command(settings, "delete", &["-id", id, "-bundle", &bundle, "delete"], DELETE_LIMIT).map(drop)
 }
 
-/// The first line the shim prints about its version; our own where it has none to tell.
+/// What the shim prints about its version, in one line; our own where it has none to tell.
 pub(crate) fn version(settings: &Settings) -> Result<String, ShimError> {
     match command(settings, "-v", &["-v"], DELETE_LIMIT) {
         Ok(printed) => {
             let text = String::from_utf8_lossy(&printed);
-            let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-            Ok(format!("{} by crio-shim {}", line, env!("CARGO_PKG_VERSION")))
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            // Shims made of containerd's library print their name on a line of its own.
+            let name = lines.next().unwrap_or_default();
+            let version = lines.find(|line| line.starts_with("Version:")).unwrap_or_default();
+            Ok(format!("{name} {version} (by crio-shim {})", env!("CARGO_PKG_VERSION")))
         }
         Err(ShimError::Failed { .. }) => Ok(format!("crio-shim {}", env!("CARGO_PKG_VERSION"))),
         Err(error) => Err(error),

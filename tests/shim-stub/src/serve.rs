@@ -1,12 +1,15 @@
 //! The socket: questions in, answers out.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use prost::Message;
+use rustix::process::{Pid, WaitOptions};
 use shim_client::frame::{self, Frame};
 use shim_client::wire;
 
@@ -24,10 +27,33 @@ impl Log {
     }
 }
 
+/// Collects what nobody waits for: processes of containers whose parents have ended are ours, and without this their
+/// containers would never be empty. Whoever waits for a child of ours takes it before we look twice.
+fn reap_orphans() {
+    let own = format!("PPid:\t{}", std::process::id());
+    let mut seen = HashSet::new();
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let entries = std::fs::read_dir("/proc").expect("a list").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let dead: HashSet<i32> = pids
+            .filter(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/status"))
+                    .is_ok_and(|text| text.lines().any(|line| line == own) && text.contains("State:\tZ"))
+            })
+            .collect();
+        for pid in dead.intersection(&seen) {
+            let _ = rustix::process::waitpid(Pid::from_raw(*pid), WaitOptions::NOHANG);
+        }
+        seen = dead;
+    }
+}
+
 /// Listens in the working directory, which is the sandbox's bundle, until it is told to end.
 pub(crate) fn serve(mode: Mode, bundle: &Path) {
     rustix::process::setsid().expect("a session");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("is a subreaper");
+    std::thread::spawn(reap_orphans);
     // Waits for somebody to read it, as containerd's shims do.
     let log = Log(Arc::new(Mutex::new(File::options().write(true).open("log").expect("a log"))));
     log.say("the stub listens");

@@ -7,8 +7,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use prost::Message;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -20,6 +21,8 @@ use crate::serve::Log;
 
 const NOT_FOUND: i32 = 5;
 const INTERNAL: i32 = 13;
+/// Time enough to note that a program runs before it is noted that it does not.
+const LAG: Duration = Duration::from_millis(20);
 
 /// gRPC's code, and words.
 pub(crate) struct Refusal {
@@ -77,14 +80,15 @@ fn run(command: &mut Command) -> Result<(), Refusal> {
 
 /// What the shim's binary does for a container whose shim has died.
 pub(crate) fn clean_up(id: &str, bundle: &Path, sandbox_bundle: &Path) {
-    // Plain programs work in their container's bundle, and so does what stands for them on the node.
+    // Plain programs work in their container's bundle, and so do monitors and what stands for them on the node.
     for entry in std::fs::read_dir("/proc").expect("a list").flatten() {
         let works_here = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == bundle);
-        let is_plain = std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| {
-            exe.file_name().is_some_and(|name| name != "crio-shim" && name != "containerd-shim-stub-v2")
+        let is_other = std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| {
+            let name = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.starts_with("crio") || name.starts_with("conmon") || name.starts_with("containerd-shim")
         });
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid.filter(|_| works_here && is_plain) {
+        if let Some(pid) = pid.filter(|_| works_here && !is_other) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
@@ -275,6 +279,37 @@ impl Tasks {
         if status.success() { Ok(()) } else { Err(refused("crun refuses")) }
     }
 
+    /// Runs a program beside a container's: crun stays with it, collects it, and ends as it ends.
+    fn spawn_exec(
+        &self,
+        mut command: Command,
+        program: &mut Program,
+        id: &str,
+        pid_file: &Path,
+    ) -> Result<Child, Refusal> {
+        let console = pid_file.with_extension("sock");
+        let console = std::env::temp_dir().join(console.file_name().unwrap_or_default());
+        let listener = program.has_terminal.then(|| UnixListener::bind(&console)).transpose().map_err(refused)?;
+        if listener.is_some() {
+            command.arg("--tty").arg("--console-socket").arg(&console).stdin(Stdio::null()).stdout(Stdio::null());
+        } else {
+            program.redirect(&mut command);
+        }
+        let mut child = command.arg(id).spawn().map_err(refused)?;
+        while !std::fs::read_to_string(pid_file).is_ok_and(|text| !text.trim().is_empty()) {
+            if child.try_wait().map_err(refused)?.is_some() {
+                let _ = std::fs::remove_file(&console);
+                return Err(refused("crun refuses"));
+            }
+            std::thread::sleep(LAG / 10);
+        }
+        if let Some(listener) = &listener {
+            program.terminal = Some(take_terminal(listener, &program.streams).map_err(refused)?);
+        }
+        let _ = std::fs::remove_file(&console);
+        Ok(child)
+    }
+
     /// Waits for a container's first process, which is ours to collect once crun has ended.
     fn follow(self: &Arc<Self>, key: Key, pid: i32) {
         let tasks = Arc::clone(self);
@@ -325,11 +360,17 @@ impl Tasks {
             let pid_file = self.directory.join(format!("{}.pid", key.1));
             File::create(&process_file).and_then(|mut file| file.write_all(&program.process)).map_err(refused)?;
             let mut command = crun(&self.directory);
-            command.args(["exec", "--detach", "--process"]).arg(&process_file).arg("--pid-file").arg(&pid_file);
-            self.run_with_streams(command, &mut program, &key.0)?;
+            command.arg("exec").arg("--process").arg(&process_file).arg("--pid-file").arg(&pid_file);
+            let mut child = self.spawn_exec(command, &mut program, &key.0, &pid_file)?;
             let pid = std::fs::read_to_string(&pid_file).map_err(refused)?.trim().parse().map_err(refused)?;
             let _ = std::fs::remove_file(process_file).and_then(|()| std::fs::remove_file(pid_file));
-            self.follow(key.clone(), pid);
+            let (tasks, key) = (Arc::clone(self), key.clone());
+            std::thread::spawn(move || {
+                let exit = child.wait().expect("waits").code().unwrap_or(255);
+                // It may have ended before it is known to run.
+                std::thread::sleep(LAG);
+                tasks.end(&key, exit.cast_unsigned());
+            });
             pid
         } else {
             let process: serde_json::Value = serde_json::from_slice(&program.process).map_err(refused)?;
@@ -347,7 +388,7 @@ impl Tasks {
                 let status = child.wait().expect("waits");
                 let exit = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255);
                 // It may have ended before it is known to run.
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(LAG);
                 tasks.end(&key, exit.cast_unsigned());
             });
             pid

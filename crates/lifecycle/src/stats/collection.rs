@@ -155,7 +155,7 @@ impl<'a> Collection<'a> {
     }
 
     fn container_cgroup(&mut self, container: &Container, is_summed: bool) -> (CgroupStats, Details) {
-        if self.aim == Aim::Stats {
+        if self.aim == Aim::Stats || container.is_behind_shim() {
             return (self.container_stats(container, is_summed), Details::default());
         }
         self.cgroup(&container.cgroup_parent, |layout, parent| {
@@ -164,6 +164,9 @@ impl<'a> Collection<'a> {
     }
 
     fn container_stats(&mut self, container: &Container, is_summed: bool) -> CgroupStats {
+        if container.is_behind_shim() {
+            return container.shim_stats();
+        }
         let given = container.memory_limits();
         let limits = self.limits.of(&container.id, given);
         let known = Known { limits, is_without_process_count: !is_summed };
