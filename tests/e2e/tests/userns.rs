@@ -119,8 +119,36 @@ fn an_annotation_gives_a_pod_ids_of_its_own() {
             assert_eq!(cri.status(&container).await.expect("ContainerStatus").exit_code, 0, "{name}");
             cri.end_pod(&pod.id).await;
         }
+        for handler in &HANDLERS[..2] {
+            let config = annotated(world, &format!("host-{}", handler.name), "auto");
+            look_from_host_network(world, config, handler.name, &image, FIRST_AUTO_ID).await;
+        }
         assert!(tools::names(world.path("ns/userns")).is_empty(), "pins are gone");
     });
+}
+
+/// What a container on the node's network sees, with `first` the node's id of its root.
+async fn look_from_host_network(
+    world: &World,
+    mut config: v1::PodSandboxConfig,
+    handler: &str,
+    image: &str,
+    first: u32,
+) {
+    let cri = world.cri();
+    sandbox_security(&mut config).namespace_options.get_or_insert_default().network = v1::NamespaceMode::Node.into();
+    let before = tools::read(format!("/proc/{}/mountinfo", world.daemon_pid())).lines().count();
+    let pod = cri.run_pod(config, handler).await.unwrap_or_else(|error| panic!("{handler}: {error:?}"));
+    let script = "cat /proc/self/uid_map; grep -c . /sys/class/net/lo/address; grep ' /sys ' /proc/mounts | cut -d' ' -f4 | \
+        cut -d, -f1; touch /sys/x 2>/dev/null || echo read-only; ip link set lo down 2>/dev/null || echo not its network";
+    let mut config = container_config(image, "main", &["sh", "-c", script]);
+    security(&mut config).namespace_options.get_or_insert_default().network = v1::NamespaceMode::Node.into();
+    let (status, lines) = cri.run_to_end(&pod, config).await;
+    let expected = format!("0 {first} 65536,1,ro,read-only,not its network");
+    assert_eq!(squeezed(&lines.join("\n")), expected, "{handler}: {status:?}");
+    cri.end_pod(&pod.id).await;
+    let after = tools::read(format!("/proc/{}/mountinfo", world.daemon_pid())).lines().count();
+    assert_eq!(after, before, "{handler}: nothing is mounted on the node");
 }
 
 #[test]
@@ -209,5 +237,147 @@ fn what_is_no_user_namespace_is_refused_and_leaves_nothing() {
         let command = ["sh", "-c", "cat /proc/self/uid_map; stat -c %u /bin"];
         let (_, lines) = cri.run_to_end(&pod, container_config(&image, "main", &command)).await;
         assert_eq!(squeezed(&lines.join("\n")), format!("0 {FIRST_AUTO_ID} 1,0"));
+    });
+}
+
+/// A runtime that can map the ids of volumes: named by the environment, or one of the ordinary ones if it is new enough.
+fn mapping_runtime() -> Option<std::path::PathBuf> {
+    let named = std::env::var_os("E2E_IDMAP_RUNTIME").map(std::path::PathBuf::from);
+    let known = ["crun", "runc"].into_iter().filter_map(tools::find_program);
+    named.into_iter().chain(known).find(|program| {
+        let answer = std::process::Command::new(program).arg("features").output();
+        let features = answer.ok().and_then(|answer| serde_json::from_slice::<serde_json::Value>(&answer.stdout).ok());
+        features.is_some_and(|features| features["linux"]["mountExtensions"]["idmap"]["enabled"] == true)
+    })
+}
+
+fn mapping(host_id: u32, container_id: u32, length: u32) -> v1::IdMapping {
+    v1::IdMapping { host_id, container_id, length }
+}
+
+fn of_pod(uids: &[v1::IdMapping], gids: &[v1::IdMapping]) -> v1::UserNamespace {
+    v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: uids.to_vec(), gids: gids.to_vec() }
+}
+
+fn asks(config: &mut v1::PodSandboxConfig, user: &v1::UserNamespace) {
+    sandbox_security(config).namespace_options.get_or_insert_default().userns_options = Some(user.clone());
+}
+
+#[test]
+fn requests_that_are_no_user_namespace_are_refused() {
+    scenario(setup("minimum_mappable_uid = 1000"), async |world| {
+        let cri = world.cri();
+        let before = world.settled().await;
+        let good = mapping(100_000, 0, 65536);
+        for (uids, gids, part) in [
+            (vec![], vec![], "exactly one mapping of uids is expected, there are 0"),
+            (vec![good], vec![], "exactly one mapping of gids is expected, there are 0"),
+            (vec![good, mapping(1000, 70000, 5)], vec![good], "exactly one mapping of uids is expected, there are 2"),
+            (vec![mapping(100_000, 1, 5)], vec![good], "uid 0 of the user namespace is not mapped"),
+            (vec![good], vec![mapping(100_000, 0, 0)], "userns_options.gids 0:100000:0 is out of range"),
+            (vec![mapping(u32::MAX, 0, 2)], vec![good], "userns_options.uids 0:4294967295:2 is out of range"),
+            (vec![mapping(999, 0, 5)], vec![good], "uid mapping 0:999:5 is below minimum_mappable_uid 1000"),
+        ] {
+            let mut config = world.pod_config("bad");
+            asks(&mut config, &of_pod(&uids, &gids));
+            let message = refused(cri.run_pod(config, "").await, Code::InvalidArgument);
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let mut config = world.pod_config("good");
+        asks(&mut config, &of_pod(&[good], &[good]));
+        let status =
+            cri.runtime.clone().status(v1::StatusRequest { verbose: false }).await.expect("Status").into_inner();
+        for handler in &HANDLERS[..2] {
+            let told = status.runtime_handlers.iter().find(|told| told.name == handler.name).expect("a handler");
+            if told.features.expect("features").user_namespaces {
+                continue;
+            }
+            let message = refused(cri.run_pod(config.clone(), handler.name).await, Code::Unimplemented);
+            let part = format!("id-mapped mounts, which runtime handler \"{}\"", handler.name);
+            assert!(message.contains(&part) && message.contains("does not support"), "{message}");
+        }
+        world.assert_nothing_since(&before).await;
+    });
+}
+
+#[test]
+fn the_request_gives_a_pod_ids_of_its_own() {
+    let Some(runtime) = mapping_runtime() else {
+        tools::say("\n*** SKIPPED: no runtime with id-mapped mounts; E2E_IDMAP_RUNTIME may name one ***\n");
+        return;
+    };
+    let handler = format!(
+        "[crio.runtime.runtimes.mapping]\nruntime_path = {runtime:?}\nruntime_root = \"@ROOT@/runtime/mapping\"\n\
+         monitor_cgroup = \"pod\"\n"
+    );
+    scenario(setup(&handler), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let ids = mapping(300_000, 0, 65536);
+        let user = of_pod(&[ids], &[ids]);
+        let mut config = world.pod_config("mapped");
+        config.hostname = "mapped".to_owned();
+        asks(&mut config, &user);
+        // Containers that share processes have an infra process, in the same user namespace.
+        sandbox_security(&mut config).namespace_options.get_or_insert_default().pid = v1::NamespaceMode::Pod.into();
+        let pod = cri.run_pod(config, "mapping").await.expect("RunPodSandbox");
+        let status = cri.pod_status(&pod.id).await.expect("PodSandboxStatus");
+        let told = |status: &v1::PodSandboxStatus| {
+            let options = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()?.options.as_ref());
+            options.and_then(|options| options.userns_options.clone())
+        };
+        assert_eq!(told(&status).as_ref(), Some(&user));
+        let (seen, pid, main) = look(world, &pod, &image).await;
+        assert!(seen.starts_with("0,0,0 300000 65536,0:0,mapped,"), "{seen}");
+        assert_eq!(host_ids(pid), (300_000, 300_000));
+
+        // A volume whose files keep the owners they have: who is root inside writes as root of the node there.
+        let volume = world.path("tmp/volume");
+        std::fs::create_dir(&volume).expect("a directory");
+        tools::write(volume.join("of-1000"), "x");
+        std::os::unix::fs::chown(volume.join("of-1000"), Some(1000), Some(1000)).expect("an owner");
+        let script = "stat -c %u /v /v/of-1000; echo y > /v/made; stat -c %u /plain/of-1000";
+        let mut config = container_config(&image, "volume", &["sh", "-c", script]);
+        security(&mut config).namespace_options.get_or_insert_default().userns_options = Some(user.clone());
+        let mount = |path: &str| v1::Mount {
+            container_path: path.to_owned(),
+            host_path: volume.display().to_string(),
+            ..Default::default()
+        };
+        let mapped = v1::Mount { uid_mappings: vec![ids], gid_mappings: vec![ids], ..mount("/v") };
+        config.mounts = vec![mapped.clone(), mount("/plain")];
+        let (status, lines) = cri.run_to_end(&pod, config.clone()).await;
+        assert_eq!((status.exit_code, lines.join(" ").as_str()), (0, "0 1000 65534"), "{status:?}");
+        let made = std::fs::metadata(volume.join("made")).expect("a file");
+        assert_eq!((made.uid(), made.gid()), (0, 0));
+        assert_eq!(status.mounts[0].uid_mappings, mapped.uid_mappings);
+
+        // What is not its pod's.
+        config.metadata.get_or_insert_default().name = "other".to_owned();
+        let before = world.settled().await;
+        for other in [
+            of_pod(&[mapping(400_000, 0, 65536)], &[ids]),
+            v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), ..Default::default() },
+        ] {
+            security(&mut config).namespace_options.get_or_insert_default().userns_options = Some(other);
+            let message = refused(cri.create(&pod, config.clone()).await, Code::InvalidArgument);
+            assert!(message.contains("differ from those of its pod"), "{message}");
+        }
+        world.assert_nothing_since(&before).await;
+
+        world.kill_daemon();
+        world.start_daemon().await;
+        let cri = world.cri();
+        assert_eq!(told(&cri.pod_status(&pod.id).await.expect("PodSandboxStatus")).as_ref(), Some(&user));
+        assert_eq!(squeezed(&cri.output(&main, &["cat", "/proc/self/uid_map"]).await), "0 300000 65536");
+        let (_, lines) = cri.run_to_end(&pod, container_config(&image, "later", &["stat", "-c", "%u", "/bin"])).await;
+        assert_eq!(lines, ["0"]);
+        cri.end_pod(&pod.id).await;
+
+        // On the node's network there is no sysfs to mount; that of the node is there, and not to be written to.
+        let mut config = world.pod_config("host-network");
+        asks(&mut config, &user);
+        look_from_host_network(world, config, "mapping", &image, 300_000).await;
+        assert!(tools::names(world.path("ns/userns")).is_empty(), "pins are gone");
     });
 }

@@ -257,7 +257,7 @@ pub(super) fn mounts(inputs: &MountInputs<'_>, clamped: &mut Vec<Clamp>) -> Resu
         }
     }
     if let Some(shm) = inputs.files.shm.as_deref().filter(|_| !is_hidden("/dev/shm")) {
-        made.put(entry("/dev/shm", "bind", shm, &["rw", "bind"]));
+        made.put(shared_memory(shm, inputs.userns.as_ref()));
     }
     daemon_files(inputs, &mut made, &is_asked);
     for mount in &request {
@@ -272,6 +272,13 @@ pub(super) fn mounts(inputs: &MountInputs<'_>, clamped: &mut Vec<Clamp>) -> Resu
     };
     let has_id_mappings = request.iter().any(|mount| !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty());
     Ok(MountPlan { mounts: made.0, rootfs_propagation, masked, has_id_mappings })
+}
+
+/// The pod's shared memory.
+fn shared_memory(shm: &str, userns: Option<&UsernsMounts<'_>>) -> Mount {
+    // As for what a user namespace has bound: what is mounted beneath stays the container's.
+    let options: &[&str] = if userns.is_some() { &["rw", "bind", "rprivate"] } else { &["rw", "bind"] };
+    entry("/dev/shm", "bind", shm, options)
 }
 
 /// A mount of [`BASE`], as it can be in a user namespace.
@@ -347,12 +354,14 @@ pub(super) fn infra_mounts(
     for base in &BASE {
         made.put(match base.0 {
             // A sysfs belongs to the network namespace that mounts it; the host's is bound instead.
-            "/sys" if is_host_network => entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"]),
+            "/sys" if is_host_network && userns.is_none() => {
+                entry("/sys", "bind", "/sys", &["nosuid", "noexec", "nodev", "ro", "rbind"])
+            }
             _ => base_mount(base, userns, "ro"),
         });
     }
     if let Some(shm) = &files.shm {
-        made.put(entry("/dev/shm", "bind", shm, &["rw", "bind"]));
+        made.put(shared_memory(shm, userns));
     }
     let options = &["ro", "bind", "nodev", "nosuid", "noexec"];
     for (destination, source) in [("/etc/resolv.conf", &files.resolv_conf), ("/etc/hostname", &files.hostname)] {

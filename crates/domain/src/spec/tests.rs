@@ -307,7 +307,7 @@ fn a_user_namespace_is_joined_with_its_ids() {
     case.config.security.namespaces.network = NamespaceMode::Node;
     case.sandbox.security.namespaces.network = NamespaceMode::Node;
     case.config.security.privileged = true;
-    let sys = |access| json!(["nosuid", "noexec", "nodev", access, "rbind"]);
+    let sys = |access| json!(["nosuid", "noexec", "nodev", access, "rbind", "rprivate"]);
     assert_eq!(of_kind(&case.json(), "/mounts", "/sys")["options"], sys("rro"));
     assert_eq!(of_kind(&case.infra().0, "/mounts", "/sys")["options"], sys("ro"));
     case.user.uid = 1000;

@@ -57,11 +57,13 @@ impl<'a> UsernsMounts<'a> {
     }
 
     /// Options by which the node's own is bound where a new one cannot be mounted. `read_only` is that of `/sys`.
-    pub(super) fn bind(&self, destination: &str, read_only: &'static str) -> Option<[&'static str; 5]> {
+    ///
+    /// Private: a runtime may take the mount from the node, with which what is mounted on top of it would be shared.
+    pub(super) fn bind(&self, destination: &str, read_only: &'static str) -> Option<[&'static str; 6]> {
         match destination {
-            "/sys" if self.is_host_network => Some(["nosuid", "noexec", "nodev", read_only, "rbind"]),
-            "/proc" if self.is_host_pid => Some(["rw", "rbind", "nodev", "nosuid", "noexec"]),
-            "/dev/mqueue" if self.is_host_ipc => Some(["rw", "rbind", "nodev", "nosuid", "noexec"]),
+            "/sys" if self.is_host_network => Some(["nosuid", "noexec", "nodev", read_only, "rbind", "rprivate"]),
+            "/proc" if self.is_host_pid => Some(["rw", "rbind", "nodev", "nosuid", "noexec", "rprivate"]),
+            "/dev/mqueue" if self.is_host_ipc => Some(["rw", "rbind", "nodev", "nosuid", "noexec", "rprivate"]),
             _ => None,
         }
     }
@@ -97,7 +99,7 @@ mod tests {
             assert_eq!(own.bind(destination, "ro"), None, "{destination}");
             assert!(shared.bind(destination, "ro").is_some_and(|options| options.contains(&"rbind")), "{destination}");
         }
-        assert_eq!(shared.bind("/sys", "rro"), Some(["nosuid", "noexec", "nodev", "rro", "rbind"]));
+        assert_eq!(shared.bind("/sys", "rro"), Some(["nosuid", "noexec", "nodev", "rro", "rbind", "rprivate"]));
         assert_eq!(shared.bind("/dev", "ro"), None);
     }
 
