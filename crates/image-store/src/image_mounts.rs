@@ -13,6 +13,7 @@
 //! Giving back is the same backwards. Source: containers/storage `MountImage`, `UnmountImage`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use domain::id::{ContainerId, ImageId, LayerId};
@@ -21,6 +22,7 @@ use durable::Durability;
 use crate::containers::{UnmountLayer, unmount_beneath};
 use crate::error::{MountImageError, PathError};
 use crate::fault;
+use crate::ids::{recorded_ids, user_namespace};
 use crate::images::{read_regular, replace_error};
 use crate::overlay::{is_mount_point, unmount_all};
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
@@ -106,6 +108,33 @@ impl Store {
             return Err(error);
         }
         Ok(merged)
+    }
+
+    /// Mounts an image that a container holds once more, at a directory of that container, with the ids of its user
+    /// namespace; the directory is made. It goes with what the container holds.
+    ///
+    /// The mount everybody shares shows the ids of the node, and an overlay takes no other ones afterwards.
+    pub fn mount_image_mapped(
+        &self,
+        image: &ImageId,
+        holder: &ContainerId,
+        target: &Path,
+    ) -> Result<(), MountImageError> {
+        let layers = self.layers.read().map_err(MountImageError::Records)?;
+        let images = self.images.read().map_err(MountImageError::Records)?;
+        let containers = self.containers.read().map_err(MountImageError::Records)?;
+        let no_container = || MountImageError::NoContainer { container: holder.clone() };
+        let row = containers.find(holder.as_str()).ok_or_else(no_container)?;
+        let layer = top_layer(&layers, &images, image)?;
+        let label = layers.find(layer.as_str()).map(|row| row.mount_label.clone()).unwrap_or_default();
+        let failed = |source| MountImageError::Path { image: image.clone(), source };
+        let no_ids = || io::Error::new(io::ErrorKind::InvalidInput, "the container has no user namespace");
+        let users = recorded_ids(row)
+            .and_then(|ids| user_namespace(&ids.ok_or_else(no_ids)?).map_err(io::Error::other))
+            .map_err(PathError::new("map ids at", target))
+            .map_err(failed)?;
+        std::fs::create_dir(target).map_err(PathError::new("make directory", target)).map_err(failed)?;
+        self.overlay.mount_mapped(layer.as_str(), &label, target, users.as_fd()).map_err(failed)
     }
 
     /// Takes back one mount of a layer; the last one unmounts, in use or not.

@@ -229,22 +229,47 @@ impl Overlay {
     ///
     /// With the flags CRI-O gives; whoever makes a mount on top of this one decides anew about executing.
     pub(crate) fn mount_read_only(&self, id: &str, label: &str) -> Result<PathBuf, PathError> {
-        let directory = self.layer_dir(id);
-        let merged = self.make_merged(&directory)?;
-        let mut lowers = self.short_lowers(&directory.join("link"), &self.below(id)?.lower)?;
+        let merged = self.make_merged(&self.layer_dir(id))?;
+        let flags = mount_options(&self.mountopt).0 | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        self.mount_image(&self.image_lowers(id)?, label, flags, &merged)?;
+        Ok(merged)
+    }
+
+    /// Mounts an image layer with all below it, read-only, at a directory of one container; its files show the owners
+    /// `users` says. Nothing is made on top of this mount: it has the flags a root file system has at the least, because
+    /// a user namespace keeps those it finds, and older runtimes fail when they bind it with others.
+    pub(crate) fn mount_mapped(
+        &self,
+        id: &str,
+        label: &str,
+        target: &Path,
+        users: BorrowedFd<'_>,
+    ) -> Result<(), PathError> {
+        let directory = target.with_extension(MAPPED);
+        let lowers = map_lowers(&directory, &self.image_lowers(id)?, users)?;
+        let mounted = self.mount_image(&lowers, label, MountFlags::empty(), target);
+        unmap(&directory)?;
+        mounted
+    }
+
+    /// The directories of an image from its topmost layer down.
+    fn image_lowers(&self, id: &str) -> Result<Vec<PathBuf>, PathError> {
+        let mut lowers = self.short_lowers(&self.layer_dir(id).join("link"), &self.below(id)?.lower)?;
         // Without an upper directory the kernel wants two lower ones.
         if lowers.len() == 1 {
             lowers.extend(self.lowers(id)?);
         }
-        let (flags, mut options) = mount_options(&self.mountopt);
-        let flags = flags | MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        Ok(lowers)
+    }
+
+    fn mount_image(&self, lowers: &[PathBuf], label: &str, flags: MountFlags, target: &Path) -> Result<(), PathError> {
+        let (flags, mut options) = (flags | MountFlags::RDONLY, mount_options(&self.mountopt).1);
         if !label.is_empty() {
             options.push(format!("context=\"{label}\""));
         }
-        let call = MountCall { lowers: &lowers, upper: None, merged: &merged, options: &options, flags };
-        fault::step("mount").map_err(PathError::new("mount", &merged))?;
-        call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged))?;
-        Ok(merged)
+        let call = MountCall { lowers, upper: None, merged: target, options: &options, flags };
+        fault::step("mount").map_err(PathError::new("mount", target))?;
+        call.mount(&self.home).map_err(PathError::new("mount overlay at", target))
     }
 
     /// Mounts a read-write layer at its `merged` directory; what lies below it shows the owners `users` says.
@@ -261,7 +286,7 @@ impl Overlay {
         let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
         let mut lowers = self.lowers(id)?;
         if let Some(users) = users {
-            lowers = self.map_lowers(id, &lowers, users)?;
+            lowers = map_lowers(&self.layer_dir(id).join(MAPPED), &lowers, users)?;
         }
         let (flags, mut options) = mount_options(&self.mountopt);
         if is_volatile {
@@ -280,39 +305,9 @@ impl Overlay {
         mounted.map(|()| merged)
     }
 
-    /// Attaches id-mapped copies of lower directories at `mapped/<number>`.
-    fn map_lowers(&self, id: &str, lowers: &[PathBuf], users: BorrowedFd<'_>) -> Result<Vec<PathBuf>, PathError> {
-        self.unmap(id)?;
-        let directory = self.layer_dir(id).join(MAPPED);
-        make_dir(&directory, 0o700)?;
-        let map = |(number, lower): (usize, &PathBuf)| {
-            let target = directory.join(number.to_string());
-            make_dir(&target, 0o700)?;
-            let tree = sys::idmap::mapped_tree(lower, users).map_err(PathError::new("map ids of", lower))?;
-            sys::idmap::attach(&tree, &target).map_err(PathError::new("attach", &target))?;
-            Ok(target)
-        };
-        let mapped: Result<Vec<_>, PathError> = lowers.iter().enumerate().map(map).collect();
-        if mapped.is_err() {
-            // The first failure is the one to tell; what stays is taken away with the layer.
-            let _ = self.unmap(id);
-        }
-        mapped
-    }
-
-    /// Takes away what [`Self::map_lowers`] attached, also when it was cut off.
+    /// Takes away lower directories that were attached with other ids when a mount was cut off.
     pub(crate) fn unmap(&self, id: &str) -> Result<(), PathError> {
-        let directory = self.layer_dir(id).join(MAPPED);
-        let entries = match std::fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(PathError::new("list", &directory))?,
-        };
-        for entry in entries.flatten() {
-            unmount_all(&entry.path())?;
-            // Not with what it holds: that might be a layer of an image.
-            std::fs::remove_dir(entry.path()).map_err(PathError::new("remove", entry.path()))?;
-        }
-        std::fs::remove_dir(&directory).map_err(PathError::new("remove", &directory))
+        unmap(&self.layer_dir(id).join(MAPPED))
     }
 
     /// The directories below a layer, nearest first; short names that are gone are made again.
@@ -370,6 +365,39 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+/// Attaches id-mapped copies of lower directories in `directory`, by numbers.
+fn map_lowers(directory: &Path, lowers: &[PathBuf], users: BorrowedFd<'_>) -> Result<Vec<PathBuf>, PathError> {
+    unmap(directory)?;
+    make_dir(directory, 0o700)?;
+    let map = |(number, lower): (usize, &PathBuf)| {
+        let target = directory.join(number.to_string());
+        make_dir(&target, 0o700)?;
+        let tree = sys::idmap::mapped_tree(lower, users).map_err(PathError::new("map ids of", lower))?;
+        sys::idmap::attach(&tree, &target).map_err(PathError::new("attach", &target))?;
+        Ok(target)
+    };
+    let mapped: Result<Vec<_>, PathError> = lowers.iter().enumerate().map(map).collect();
+    if mapped.is_err() {
+        // The first failure is the one to tell; what stays is taken away with the layer or container.
+        let _ = unmap(directory);
+    }
+    mapped
+}
+
+/// Takes away what [`map_lowers`] attached, also when it was cut off.
+fn unmap(directory: &Path) -> Result<(), PathError> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(PathError::new("list", directory))?,
+    };
+    for entry in entries.flatten() {
+        unmount_all(&entry.path())?;
+        // Not with what it holds: that might be a layer of an image.
+        std::fs::remove_dir(entry.path()).map_err(PathError::new("remove", entry.path()))?;
+    }
+    std::fs::remove_dir(directory).map_err(PathError::new("remove", directory))
 }
 
 /// Takes away everything that is mounted exactly at `path`, in use or not; fine if nothing is.

@@ -99,7 +99,7 @@ impl PrepareJob {
         let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         let images = node
-            .mount_volumes(&self.id, &self.image_volumes, &self.sandbox.handler.facts)
+            .mount_volumes(&self.id, &self.image_volumes, &self.sandbox.handler.facts, self.sandbox.id_maps.as_ref())
             .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
         mounts.extend(images);
         let devices = mounts::resolve_devices(&self.config.devices)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use domain::artifact::{BlobFile, BlobNameError, select};
 use domain::container::{ContainerConfig, ImageSpec, Mount};
 use domain::id::{ContainerId, ImageId};
+use domain::id_maps::IdMaps;
 use domain::spec::{HandlerFacts, MountKind, ResolvedMount, SpecError, resolve_image_mount};
 use durable::beneath::{Links, Root};
 use rustix::fs::{CWD, FileType, OFlags};
@@ -278,23 +279,31 @@ impl Node {
         Ok(Content::Files(files))
     }
 
-    /// Mounts the images of a container whose record exists. Blocking.
+    /// Mounts the images of a container whose record exists; with the ids of its user namespace, if it has one. Blocking.
     pub(crate) fn mount_volumes(
         &self,
         container: &ContainerId,
         volumes: &[ImageVolume],
         handler: &HandlerFacts,
+        ids: Option<&IdMaps>,
     ) -> Result<Vec<ResolvedMount>, ImageVolumeError> {
         if volumes.is_empty() {
             return Ok(Vec::new());
         }
         let below = self.empty_directory()?;
         let mut mounts = Vec::new();
-        for volume in volumes {
+        for (number, volume) in volumes.iter().enumerate() {
             match &volume.content {
                 Content::Image { id, place } => {
-                    let (source, kind) = self.mount_image(container, volume, id, place.as_deref(), &below)?;
-                    mounts.push(volume.resolve(&source, kind, volume.mount.container_path.clone(), handler)?);
+                    // Named by number, as sub paths are.
+                    let own = ids.map(|_| self.store.container_run_dir(container).join(format!("image{number}")));
+                    let (source, kind) = self.mount_image(container, volume, id, place.as_deref(), &below, own)?;
+                    let mut made = volume.resolve(&source, kind, volume.mount.container_path.clone(), handler)?;
+                    if ids.is_some() {
+                        // The mount has them; a runtime cannot give others to an overlay.
+                        (made.uid_mappings, made.gid_mappings) = (Vec::new(), Vec::new());
+                    }
+                    mounts.push(made);
                 }
                 Content::Files(files) => {
                     for (path, source) in files {
@@ -313,12 +322,15 @@ impl Node {
         id: &ImageId,
         place: Option<&Path>,
         below: &Path,
+        own: Option<PathBuf>,
     ) -> Result<(PathBuf, MountKind), ImageVolumeError> {
-        let mounted = self
-            .store
-            .mount_image(id, container)
-            .map_err(|source| ImageVolumeError::Mount { image: volume.asked.clone(), source })?;
-        let over = MountKind::Image { below: below.display().to_string() };
+        let failed = |source| ImageVolumeError::Mount { image: volume.asked.clone(), source };
+        let mut mounted = self.store.mount_image(id, container).map_err(failed)?;
+        let mut over = MountKind::Image { below: below.display().to_string() };
+        if let Some(own) = own {
+            self.store.mount_image_mapped(id, container, &own).map_err(failed)?;
+            (mounted, over) = (own, MountKind::Bind);
+        }
         let Some(place) = place else { return Ok((mounted, over)) };
         match volume.bind_sub_path(&mounted, place)? {
             FileType::Directory => Ok((place.to_owned(), over)),

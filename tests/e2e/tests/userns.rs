@@ -71,6 +71,23 @@ fn expected(first: u32, length: u32, hostname: &str) -> String {
     )
 }
 
+/// Volumes that are images belong to root of the namespace, whole or in part; programs in them run, nothing is written.
+async fn look_at_image_volumes(world: &World, pod: &Pod, image: &str) {
+    let script = "stat -c %u:%g /img /img/bin /part /img/bin/busybox | sort -u; /img/bin/busybox echo runs; \
+        touch /img/x /part/x 2>/dev/null || echo read-only";
+    let mut config = container_config(image, "image", &["sh", "-c", script]);
+    let mount = |path: &str, sub_path: &str| v1::Mount {
+        container_path: path.to_owned(),
+        readonly: true,
+        image: Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() }),
+        image_sub_path: sub_path.to_owned(),
+        ..Default::default()
+    };
+    config.mounts = vec![mount("/img", ""), mount("/part", "bin")];
+    let (status, lines) = world.cri().run_to_end(pod, config).await;
+    assert_eq!(squeezed(&lines.join("\n")), "0:0,runs,read-only", "{status:?}");
+}
+
 #[test]
 fn an_annotation_gives_a_pod_ids_of_its_own() {
     let ping = "default_sysctls = [\"net.ipv4.ping_group_range=0 2147483647\"]\nminimum_mappable_uid = 1000";
@@ -103,6 +120,7 @@ fn an_annotation_gives_a_pod_ids_of_its_own() {
                 (0, "1234,77,1234,0 200000 65536"),
                 "{name}"
             );
+            look_at_image_volumes(world, &pod, &image).await;
             // Going on after a restart: the same namespace, for new containers too.
             world.kill_daemon();
             world.start_daemon().await;
@@ -351,6 +369,8 @@ fn the_request_gives_a_pod_ids_of_its_own() {
         let made = std::fs::metadata(volume.join("made")).expect("a file");
         assert_eq!((made.uid(), made.gid()), (0, 0));
         assert_eq!(status.mounts[0].uid_mappings, mapped.uid_mappings);
+
+        look_at_image_volumes(world, &pod, &image).await;
 
         // What is not its pod's.
         config.metadata.get_or_insert_default().name = "other".to_owned();
