@@ -50,6 +50,8 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Selinux { .. }
         | CreateContainerError::Target { .. }
         | CreateContainerError::UserNamespace { .. }
+        | CreateContainerError::Place { .. }
+        | CreateContainerError::WorkingDirectory { .. }
         | CreateContainerError::NotPrivileged { .. } => Code::InvalidArgument,
         CreateContainerError::Sandbox(_)
         | CreateContainerError::SandboxNotReady { .. }

@@ -640,3 +640,7 @@ pub fn container_config(config: v1::ContainerConfig) -> Checked<ContainerConfig>
 #[cfg(test)]
 #[path = "from_cri_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "from_cri_sinks.rs"]
+mod sinks;

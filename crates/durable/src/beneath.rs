@@ -4,7 +4,7 @@
 //! `RESOLVE_BENEATH`: links are resolved as if the root were `/`, so none can lead out, and no race can either.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -51,13 +51,17 @@ impl Root {
         open_beneath(self.directory.as_fd(), path, flags, mode, links)
     }
 
-    /// Opens a regular file for reading; anything else is `InvalidInput`, without ever blocking on it.
+    /// Opens a regular file for reading; anything else is `InvalidInput`, without ever opening it: some devices act when
+    /// they are opened, and fifos wait.
     pub fn open_regular(&self, path: &Path) -> io::Result<std::fs::File> {
-        let opened = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0, Links::InRoot)?;
-        let stat = rustix::fs::fstat(&opened)?;
+        let found = self.open_beneath(path, OFlags::PATH, 0, Links::InRoot)?;
+        let stat = rustix::fs::fstat(&found)?;
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
+        // The very file that was looked at, whatever its name means by now.
+        let door = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let opened = rustix::fs::open(door, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         Ok(std::fs::File::from(opened))
     }
 }

@@ -44,6 +44,7 @@ use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
 use crate::seccomp_artifact::SeccompArtifactError;
 use crate::selinux::{ContainerLabels, text};
+use crate::target::TargetError;
 use crate::undo::Undo;
 use crate::volumes::{ImageVolume, ImageVolumeError};
 use crate::{blocking, ends};
@@ -204,6 +205,26 @@ pub enum CreateContainerError {
         /// What is wrong.
         source: Box<apparmor::ResolveProfileError>,
     },
+    /// The image has something else where the runtime needs a directory of its own.
+    #[error("/{place} in the image of container {container} is not a directory")]
+    Place {
+        /// The container's name.
+        container: String,
+        /// A directory beneath the root.
+        place: &'static str,
+    },
+    /// Its working directory is a door to files that another process has open.
+    #[error(
+        "working directory {path} of container {container} leads to {place}, which is not a place of the container's"
+    )]
+    WorkingDirectory {
+        /// The container's name.
+        container: String,
+        /// As asked, or as the image has it.
+        path: PathBuf,
+        /// Where its links lead.
+        place: PathBuf,
+    },
     /// Nobody can listen for the calls its seccomp filter hands over.
     #[error("listen for the seccomp filters of container {container} at {path}")]
     Notifier {
@@ -289,20 +310,6 @@ pub enum CreateContainerError {
         /// What failed.
         source: Box<CreateError>,
     },
-}
-
-/// Why a container's process namespace cannot be joined.
-#[derive(Debug, Error)]
-pub enum TargetError {
-    /// No such container.
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-    /// It belongs to another pod.
-    #[error("it is in another sandbox")]
-    OtherSandbox,
-    /// It does not run.
-    #[error("it is not running")]
-    NotRunning,
 }
 
 /// "The pod's" namespace is the node's where the pod uses the node's.
@@ -503,21 +510,6 @@ impl Node {
             labels,
             seccomp_artifact,
         })
-    }
-
-    fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<i32>, TargetError> {
-        let options = &config.security.namespaces;
-        if options.pid != NamespaceMode::Target {
-            return Ok(None);
-        }
-        let target = self.objects.find_container(&options.target_id)?;
-        if target.sandbox != sandbox.id {
-            return Err(TargetError::OtherSandbox);
-        }
-        match target.state() {
-            ContainerState::Running { .. } => Ok(target.namespace_pid()),
-            ContainerState::Created { .. } | ContainerState::Exited { .. } => Err(TargetError::NotRunning),
-        }
     }
 
     async fn make_container(self: &Arc<Self>, plan: &Plan, undo: &mut Undo) -> Result<Container, CreateContainerError> {

@@ -53,6 +53,7 @@ mod start_container;
 mod stats;
 mod stop_container;
 mod stop_sandbox;
+mod target;
 mod tune_container;
 mod tuning;
 mod undelivered;
@@ -60,6 +61,7 @@ mod undo;
 mod update_container;
 mod userns;
 mod volumes;
+mod working_directory;
 
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;

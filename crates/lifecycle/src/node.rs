@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::mem::Discriminant;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -376,21 +376,31 @@ impl Node {
     }
 }
 
-/// The daemon's own directories. Those that hold other people's data are closed to everybody else.
+/// The daemon's own directories. Those that hold other people's data are closed to everybody else; where an earlier
+/// daemon or an operator left more rights than that, they are taken back. Logs and exits are nobody's business but ours;
+/// the other two may be directories of the node (`/run`), which stay open, but not for writing.
 fn make_directories(config: &Config) -> Result<(), OpenNodeError> {
-    use std::os::unix::fs::DirBuilderExt;
     let runtime = &config.runtime;
     for (path, mode) in [
         (&config.root.log_dir, 0o700),
-        (&runtime.container_exits_dir, 0o755),
+        (&runtime.container_exits_dir, 0o700),
         (&runtime.container_attach_socket_dir, 0o755),
         (&runtime.namespaces_dir, 0o755),
     ] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .map_err(|source| OpenNodeError::Directory { path: path.clone(), source })?;
+        make_directory(path, mode).map_err(|source| OpenNodeError::Directory { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, most: u32) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    /// Of a directory that is everybody's by design, such as `/tmp`.
+    const STICKY: u32 = 0o1000;
+    std::fs::DirBuilder::new().recursive(true).mode(most).create(path)?;
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    if mode & STICKY == 0 && mode & !most & 0o777 != 0 {
+        tracing::warn!(path = %path.display(), "taking back rights to a directory: mode {mode:o} becomes {:o}", mode & most);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & most))?;
     }
     Ok(())
 }

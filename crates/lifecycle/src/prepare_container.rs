@@ -24,7 +24,7 @@ use domain::user::{ResolvedUser, UserRequest, resolve_user};
 use durable::Durability;
 use durable::beneath::{Links, Root};
 use oci_spec::runtime::LinuxSeccomp;
-use rustix::fs::{AtFlags, Gid, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid};
 
 use crate::create_container::CreateContainerError;
 use crate::handler::Handler;
@@ -36,9 +36,11 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Action;
 use crate::userns;
 use crate::volumes::ImageVolume;
+use crate::working_directory::leads_into_process;
 
-/// `passwd` and `group` of an image: one larger than this is an attack, not a list of users.
-const USER_FILE_MAX_BYTES: u64 = 16 << 20;
+/// `passwd` and `group` of an image: one larger than this is an attack, not a list of users. Twice what is looked at for
+/// users; both files, and the copy of one with a line added, are in memory at a time.
+const USER_FILE_MAX_BYTES: u64 = 4 << 20;
 
 /// The CRI's `user_specified_image`, which CRI-O does not keep and does not miss.
 pub(crate) const USER_SPECIFIED_IMAGE: &str = "io.kubernetes.cri-o.UserSpecifiedImage";
@@ -80,6 +82,7 @@ impl PrepareJob {
     pub(crate) fn run(self, node: &Node) -> Result<Prepared, CreateContainerError> {
         let container = || self.name.clone();
         let root = Root::open(&self.rootfs).map_err(|source| self.root_error("open", Path::new("/"), source))?;
+        self.check_places(&root)?;
         let passwd = self.read_user_file(&root, "/etc/passwd")?;
         let group = self.read_user_file(&root, "/etc/group")?;
         let security = &self.config.security;
@@ -190,17 +193,34 @@ impl PrepareJob {
         CreateContainerError::Root { container: self.name.clone(), action, path: path.to_owned(), source }
     }
 
+    /// Runtimes mount on these and then make nodes and links below them by their names, on the node where the image has a
+    /// link there: runc 1.1.5 makes `/dev/ptmx` wherever `/dev` leads to.
+    fn check_places(&self, root: &Root) -> Result<(), CreateContainerError> {
+        for place in ["dev", "proc", "sys"] {
+            let found = match rustix::fs::statat(root.as_fd(), place, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => found,
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(error) => return Err(self.root_error("look at", &Path::new("/").join(place), error.into())),
+            };
+            if !FileType::from_raw_mode(found.st_mode).is_dir() {
+                return Err(CreateContainerError::Place { container: self.name.clone(), place });
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a file of the image, bounded and without following it out of the root. Absent is empty.
     fn read_user_file(&self, root: &Root, path: &str) -> Result<Vec<u8>, CreateContainerError> {
         let path = Path::new(path);
         let mut bytes = Vec::new();
-        let read = root
-            .open_regular(path)
-            .and_then(|file| file.take(USER_FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map(|_| ()));
-        match read {
-            Ok(()) if bytes.len() as u64 > USER_FILE_MAX_BYTES => {
-                Err(self.root_error("read", path, io::Error::other("the file is larger than 16 MiB")))
+        let read = root.open_regular(path).and_then(|file| {
+            // A sparse file of any size costs its maker nothing, so that its size is looked at before it is read.
+            if file.metadata()?.len() > USER_FILE_MAX_BYTES {
+                return Err(io::Error::other("the file is larger than 4 MiB"));
             }
+            file.take(USER_FILE_MAX_BYTES).read_to_end(&mut bytes).map(drop)
+        });
+        match read {
             Ok(()) => Ok(bytes),
             // A dangling link, a directory or a fifo is no list of users either.
             Err(error)
@@ -239,6 +259,13 @@ impl PrepareJob {
         }
         let cwd = domain::spec::process_cwd(&self.config, &self.image.config)
             .map_err(|source| CreateContainerError::Spec { container: self.name.clone(), source: Box::new(source) })?;
+        if let Some(place) = leads_into_process(root, Path::new(&cwd)) {
+            return Err(CreateContainerError::WorkingDirectory {
+                container: self.name.clone(),
+                path: cwd.into(),
+                place,
+            });
+        }
         make_directory(root, Path::new(&cwd), owner)
             .map_err(|source| self.root_error("create working directory", Path::new(&cwd), source))?;
         link_mtab(root, owner).map_err(|source| self.root_error("link", Path::new("/etc/mtab"), source))?;
