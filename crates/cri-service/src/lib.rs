@@ -39,6 +39,7 @@ mod run_pod_sandbox;
 mod runtime_service;
 mod start_container;
 mod status;
+mod status_info;
 mod stop_container;
 mod stop_pod_sandbox;
 mod to_cri;

@@ -6,6 +6,8 @@ use cri_api::v1;
 use lifecycle::Node;
 use tonic::Status;
 
+use crate::status_info::config_json;
+
 /// What CRI-O answers; the kubelet looks at the name to choose quirks.
 const API_VERSION: &str = "0.1.0";
 const RUNTIME_NAME: &str = "cri-o";
@@ -42,8 +44,7 @@ pub(crate) async fn status(node: &Node, request: v1::StatusRequest) -> Result<v1
     });
     let mut info = HashMap::new();
     if request.verbose {
-        let config = serde_json::json!({ "sandboxImage": node.config().image.pause_image });
-        info.insert("config".to_owned(), config.to_string());
+        info.insert("config".to_owned(), config_json(node.config()));
     }
     Ok(v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] }),
