@@ -50,9 +50,10 @@ pub(crate) enum BenchError {
 }
 
 impl BenchError {
-    /// Whether the engine does not know the request at all.
-    pub(crate) fn is_unimplemented(&self) -> bool {
-        matches!(self, Self::Request { status, .. } if status.code() == tonic::Code::Unimplemented)
+    /// Whether the engine answered, and said no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use tonic::Code::{Unimplemented, Unknown};
+        matches!(self, Self::Request { status, .. } if matches!(status.code(), Unimplemented | Unknown))
     }
 }
 
