@@ -42,6 +42,7 @@ fn code(error: &CreateContainerError) -> Code {
         CreateContainerError::ImageVolume(source) if source.is_of_request() => Code::InvalidArgument,
         CreateContainerError::User { .. }
         | CreateContainerError::Cdi { .. }
+        | CreateContainerError::Devices { .. }
         | CreateContainerError::Mounts { .. }
         | CreateContainerError::StopSignal { .. }
         | CreateContainerError::Spec { .. }
@@ -64,6 +65,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::Mount { .. }
         | CreateContainerError::Root { .. }
         | CreateContainerError::Notifier { .. }
+        | CreateContainerError::NodeFiles { .. }
         | CreateContainerError::SpecJson { .. }
         | CreateContainerError::Record { .. }
         | CreateContainerError::File { .. }

@@ -31,6 +31,7 @@ fn code(error: &RunSandboxError) -> Code {
         },
         RunSandboxError::CgroupParent { .. }
         | RunSandboxError::Hostname { .. }
+        | RunSandboxError::ShmSize { .. }
         | RunSandboxError::Seccomp { .. }
         | RunSandboxError::Apparmor { .. }
         | RunSandboxError::Selinux { .. } => Code::InvalidArgument,

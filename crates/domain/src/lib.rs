@@ -17,6 +17,7 @@ pub mod image;
 pub mod irqbalance;
 pub mod metrics;
 pub mod name;
+pub mod quantity;
 pub mod resources;
 pub mod sandbox;
 pub mod security;

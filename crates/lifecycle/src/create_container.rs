@@ -11,306 +11,42 @@
 //! state.json                created: kept
 //! ```
 
-use std::io;
+mod error;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::MonitorCgroup;
-use confinement::selinux::{LabelsError, RelabelError};
-use confinement::{apparmor, seccomp};
 use domain::apparmor::ApparmorName;
 use domain::container::{ContainerConfig, ContainerState, Exit, Signal};
-use domain::id::{ContainerId, SandboxId};
+use domain::id::ContainerId;
 use domain::name;
 use domain::sandbox::SandboxState;
 use domain::security::NamespaceMode;
 use domain::spec::annotations::filter_annotations;
-use domain::spec::{Edits, SpecError, Tuning, check_unit_properties, updated_resources};
-use domain::user::ResolveUserError;
-use domain::userns::{UsernsError, check_container};
+use domain::spec::{Edits, ResolvedDevice, Tuning, check_unit_properties, updated_resources};
+use domain::userns::check_container;
 use image_store::{ContainerIds, NewContainer, Volatile};
-use runtime_client::create::{CreateError, CreateRequest};
+use runtime_client::create::CreateRequest;
 use state_store::metadata::RecordMetadata;
-use thiserror::Error;
 
 use crate::container::{Container, ContainerImage, ContainerParts, ContainerUser};
+use crate::devices;
 use crate::handler::Handler;
 use crate::image::LocalImage;
-use crate::mounts::ResolveMountError;
+use crate::linked_logs;
+use crate::mounts;
 use crate::node::Node;
-use crate::objects::{Delivery, LookupError};
+use crate::objects::Delivery;
 use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
-use crate::seccomp_artifact::SeccompArtifactError;
 use crate::selinux::{ContainerLabels, text};
-use crate::target::TargetError;
 use crate::undo::Undo;
-use crate::volumes::{ImageVolume, ImageVolumeError};
+use crate::volumes::ImageVolume;
 use crate::{blocking, ends};
 
-/// Why a container was not created. Everything done so far has been undone.
-#[derive(Debug, Error)]
-pub enum CreateContainerError {
-    /// No such sandbox.
-    #[error("specified sandbox not found")]
-    Sandbox(#[source] LookupError),
-    /// Its sandbox was stopped.
-    #[error("CreateContainer failed as the sandbox was stopped: {sandbox}")]
-    SandboxNotReady {
-        /// The sandbox.
-        sandbox: SandboxId,
-    },
-    /// A privileged container in a pod that is not.
-    #[error("no privileged container allowed in sandbox {sandbox}")]
-    NotPrivileged {
-        /// The sandbox.
-        sandbox: SandboxId,
-    },
-    /// Another user namespace than that of its pod.
-    #[error("user namespace of container {container}")]
-    UserNamespace {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: UsernsError,
-    },
-    /// The image is not here. Nothing is pulled.
-    #[error("image {image:?} of container {container}")]
-    Image {
-        /// The container's name.
-        container: String,
-        /// As asked.
-        image: String,
-        #[source]
-        /// What failed.
-        source: Box<crate::image::ImagesError>,
-    },
-    /// No random bytes for an id.
-    #[error("draw an id")]
-    DrawId(#[source] io::Error),
-    /// Another object holds its name.
-    #[error("name {name} is reserved for {holder}")]
-    NameReserved {
-        /// The name.
-        name: String,
-        /// Who holds it.
-        holder: String,
-    },
-    /// The container whose process namespace it is to join.
-    #[error("target container {target:?} of container {container}")]
-    Target {
-        /// The container's name.
-        container: String,
-        /// As asked.
-        target: String,
-        #[source]
-        /// What is wrong.
-        source: TargetError,
-    },
-    /// The store did not take its record.
-    #[error("record container {container}")]
-    Store {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: Box<image_store::CreateContainerError>,
-    },
-    /// Its root could not be mounted.
-    #[error("mount the root of container {container}")]
-    Mount {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: Box<image_store::MountError>,
-    },
-    /// A file in its root could not be read or made.
-    #[error("{action} {path} in the root of container {container}")]
-    Root {
-        /// The container's name.
-        container: String,
-        /// What was tried.
-        action: &'static str,
-        /// Path in the container.
-        path: PathBuf,
-        #[source]
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The user asked for does not exist or is none.
-    #[error("user of container {container}")]
-    User {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: ResolveUserError,
-    },
-    /// A mount or device cannot be had.
-    #[error("mounts of container {container}")]
-    Mounts {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<ResolveMountError>,
-    },
-    /// Its CDI devices cannot be had.
-    #[error("CDI device injection failed for container {container}")]
-    Cdi {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<injection::cdi::CdiError>,
-    },
-    /// The artifact with its seccomp profile cannot be had.
-    #[error("seccomp profile of container {container}")]
-    SeccompArtifact {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: Box<SeccompArtifactError>,
-    },
-    /// A volume that is an image. The text is the CRI's name for it, which the kubelet shows as the reason.
-    #[error("ImageVolumeMountFailed")]
-    ImageVolume(#[source] Box<ImageVolumeError>),
-    /// The stop signal is none.
-    #[error("stop signal {signal:?} of container {container} is not known")]
-    StopSignal {
-        /// The container's name.
-        container: String,
-        /// As the image has it.
-        signal: String,
-    },
-    /// Its seccomp profile cannot be had.
-    #[error("seccomp profile of container {container}")]
-    Seccomp {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<seccomp::ResolveProfileError>,
-    },
-    /// Its AppArmor profile cannot be had.
-    #[error("AppArmor profile of container {container}")]
-    Apparmor {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<apparmor::ResolveProfileError>,
-    },
-    /// The image has something else where the runtime needs a directory of its own.
-    #[error("/{place} in the image of container {container} is not a directory")]
-    Place {
-        /// The container's name.
-        container: String,
-        /// A directory beneath the root.
-        place: &'static str,
-    },
-    /// Its working directory is a door to files that another process has open.
-    #[error(
-        "working directory {path} of container {container} leads to {place}, which is not a place of the container's"
-    )]
-    WorkingDirectory {
-        /// The container's name.
-        container: String,
-        /// As asked, or as the image has it.
-        path: PathBuf,
-        /// Where its links lead.
-        place: PathBuf,
-    },
-    /// Nobody can listen for the calls its seccomp filter hands over.
-    #[error("listen for the seccomp filters of container {container} at {path}")]
-    Notifier {
-        /// The container's name.
-        container: String,
-        /// The socket.
-        path: PathBuf,
-        #[source]
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// It cannot have its SELinux labels.
-    #[error("SELinux labels of container {container}")]
-    Selinux {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<LabelsError>,
-    },
-    /// A file of the daemon's own cannot have its SELinux label.
-    #[error("label files of container {container}")]
-    Label {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// A volume cannot have its SELinux label.
-    #[error("volumes of container {container}")]
-    Relabel {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: RelabelError,
-    },
-    /// The runtime spec could not be assembled.
-    #[error("assemble the runtime spec of container {container}")]
-    Spec {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What is wrong.
-        source: Box<SpecError>,
-    },
-    /// The runtime spec cannot be written as JSON.
-    #[error("write the runtime spec of container {container}")]
-    SpecJson {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: serde_json::Error,
-    },
-    /// A record of it could not be written.
-    #[error("record container {container}")]
-    Record {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: state_store::SaveError,
-    },
-    /// A file of it could not be written.
-    #[error("write {path} of container {container}")]
-    File {
-        /// The container's name.
-        container: String,
-        /// Where.
-        path: PathBuf,
-        #[source]
-        /// What failed.
-        source: io::Error,
-    },
-    /// Monitor and runtime did not create it.
-    #[error("create container {container}")]
-    Create {
-        /// The container's name.
-        container: String,
-        #[source]
-        /// What failed.
-        source: Box<CreateError>,
-    },
-}
+pub use error::CreateContainerError;
 
 /// "The pod's" namespace is the node's where the pod uses the node's.
 fn with_sandbox_namespaces(mut config: ContainerConfig, sandbox: &Sandbox) -> ContainerConfig {
@@ -331,6 +67,7 @@ struct Plan {
     name: String,
     sandbox: Arc<Sandbox>,
     config: ContainerConfig,
+    devices: Vec<ResolvedDevice>,
     edits: Edits,
     image: LocalImage,
     stop_signal: Signal,
@@ -381,6 +118,9 @@ impl Node {
             return Ok(existing);
         }
         let mut plan = self.plan_container(sandbox, config, name).await?;
+        mounts::follow_storage(&self.config, &mut plan.config.mounts);
+        linked_logs::protect(&plan.sandbox, &mut plan.config.mounts);
+        plan.devices = self.devices(&plan).await?;
         plan.edits = self.injected(&plan.name, &plan.config, &plan.image.config, &plan.sandbox).await?;
         let mut undo = Undo::default();
         match self.make_container(&plan, &mut undo).await {
@@ -406,6 +146,7 @@ impl Node {
                     return Err(CreateContainerError::SandboxNotReady { sandbox: plan.sandbox.id.clone() });
                 }
                 undo.forget();
+                self.link_container_log(&plan.sandbox, &container).await;
                 drop(changing);
                 self.follow_init(&container);
                 if ends::has_exit_record(&container.directory) {
@@ -498,6 +239,7 @@ impl Node {
             name,
             sandbox,
             config,
+            devices: vec![],
             edits: Edits::default(),
             image,
             stop_signal,
@@ -510,6 +252,18 @@ impl Node {
             labels,
             seccomp_artifact,
         })
+    }
+
+    /// Devices of the request and of the pod's annotation, from the node as it is now.
+    async fn devices(&self, plan: &Plan) -> Result<Vec<ResolvedDevice>, CreateContainerError> {
+        let annotation = plan.sandbox.effective_annotations().remove(devices::ANNOTATION);
+        let (allowed, request) = (self.config.runtime.allowed_devices.clone(), plan.config.devices.clone());
+        let is_privileged = plan.config.security.privileged;
+        blocking::run("look up devices", move || {
+            devices::resolve(annotation.as_ref(), &allowed, &request, is_privileged)
+        })
+        .await
+        .map_err(|source| CreateContainerError::Devices { container: plan.name.clone(), source: Box::new(source) })
     }
 
     async fn make_container(self: &Arc<Self>, plan: &Plan, undo: &mut Undo) -> Result<Container, CreateContainerError> {
@@ -577,6 +331,7 @@ impl Node {
             name: plan.name.clone(),
             sandbox: Arc::clone(&plan.sandbox),
             config: plan.config.clone(),
+            devices: plan.devices.clone(),
             edits: plan.edits.clone(),
             image: plan.image.clone(),
             log: plan.log.clone(),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use domain::container::ContainerConfig;
 use domain::image::ImageConfig;
-use domain::spec::annotations::filter_annotations;
 use domain::spec::{Edits, process_args};
 use injection::hooks::Subject;
 
@@ -50,7 +49,7 @@ impl Node {
 /// What hooks are chosen by: annotations of the container and, over them, of its pod.
 fn subject(config: &ContainerConfig, image: &ImageConfig, sandbox: &Sandbox) -> Subject {
     let mut annotations = config.annotations.clone();
-    annotations.extend(filter_annotations(&sandbox.config.annotations, &sandbox.handler.allowed_annotations).kept);
+    annotations.extend(sandbox.config.annotations.clone());
     // A request without any command is refused when its spec is assembled.
     let command = process_args(&config.command, &config.args, image).unwrap_or_default().into_iter().next();
     Subject { command: command.unwrap_or_default(), annotations, has_bind_mounts: !config.mounts.is_empty() }

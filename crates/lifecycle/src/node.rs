@@ -12,7 +12,7 @@ use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Pro
 use confinement::selinux::Selinux;
 use domain::id::{ContainerId, SandboxId};
 use domain::id_maps::IdMapsError;
-use domain::spec::{Clamp, Inheritable, NodeFacts, ResolvedDevice, SpecDefaults, Workload};
+use domain::spec::{Clamp, Inheritable, NodeFacts, SpecDefaults, Workload};
 use domain::userns::UsernsPolicy;
 use image_store::Store;
 use injection::cdi::Cdi;
@@ -40,7 +40,7 @@ use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
 use crate::tuning::Machine;
-use crate::{apparmor, blocking, clock, cpus, facts, monitors, selinux, undelivered, userns};
+use crate::{apparmor, blocking, clock, cpus, devices, facts, monitors, selinux, undelivered, userns};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -448,12 +448,6 @@ fn machine(config: &Config) -> Machine {
 /// What the configuration adds to every container.
 fn spec_defaults(config: &Config) -> SpecDefaults {
     let runtime = &config.runtime;
-    let devices = runtime.additional_devices.iter().filter_map(|device| {
-        let source = std::fs::canonicalize(device.source()).ok()?;
-        let mut node = facts::device_at(&source)?;
-        node.path = device.destination().display().to_string();
-        Some(ResolvedDevice { node, permissions: device.permissions().to_owned() })
-    });
     SpecDefaults {
         env: runtime.default_env.clone(),
         capabilities: runtime.default_capabilities.clone(),
@@ -465,7 +459,7 @@ fn spec_defaults(config: &Config) -> SpecDefaults {
             .collect(),
         pids_limit: runtime.pids_limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(-1),
         is_read_only: runtime.read_only,
-        devices: devices.collect(),
+        devices: devices::configured(config),
         is_device_owner_from_security_context: runtime.device_ownership_from_security_context,
         is_selinux_off_for_host_network: runtime.hostnetwork_disable_selinux,
     }

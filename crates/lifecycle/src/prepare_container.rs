@@ -4,7 +4,7 @@
 //! image contains leads out of it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,11 +17,10 @@ use domain::resources::Resources;
 use domain::selinux::Labels;
 use domain::spec::annotations::{ContainerFacts, container_annotations};
 use domain::spec::{
-    ContainerInputs, CpuInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedMount, Tuning, Workload, container_spec,
-    wanted_capabilities,
+    ContainerInputs, CpuInputs, Edits, GeneratedFiles, NamespacePaths, ResolvedDevice, ResolvedMount, Tuning, Workload,
+    container_spec, wanted_capabilities,
 };
 use domain::user::{ResolvedUser, UserRequest, resolve_user};
-use durable::Durability;
 use durable::beneath::{Links, Root};
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid};
@@ -34,13 +33,10 @@ use crate::mounts;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Action;
+use crate::user_files::{self, UserFile};
 use crate::userns;
 use crate::volumes::ImageVolume;
 use crate::working_directory::leads_into_process;
-
-/// `passwd` and `group` of an image: one larger than this is an attack, not a list of users. Twice what is looked at for
-/// users; both files, and the copy of one with a line added, are in memory at a time.
-const USER_FILE_MAX_BYTES: u64 = 4 << 20;
 
 /// The CRI's `user_specified_image`, which CRI-O does not keep and does not miss.
 pub(crate) const USER_SPECIFIED_IMAGE: &str = "io.kubernetes.cri-o.UserSpecifiedImage";
@@ -62,6 +58,7 @@ pub(crate) struct PrepareJob {
     pub(crate) name: String,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) config: ContainerConfig,
+    pub(crate) devices: Vec<ResolvedDevice>,
     pub(crate) edits: Edits,
     pub(crate) image: LocalImage,
     pub(crate) log: PathBuf,
@@ -83,8 +80,10 @@ impl PrepareJob {
         let container = || self.name.clone();
         let root = Root::open(&self.rootfs).map_err(|source| self.root_error("open", Path::new("/"), source))?;
         self.check_places(&root)?;
-        let passwd = self.read_user_file(&root, "/etc/passwd")?;
-        let group = self.read_user_file(&root, "/etc/group")?;
+        let read = |path: &'static str| {
+            user_files::read(&root, path).map_err(|source| self.root_error("read", Path::new(path), source))
+        };
+        let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
         let security = &self.config.security;
         let request = UserRequest {
             run_as_user: security.run_as_user,
@@ -93,23 +92,26 @@ impl PrepareJob {
             supplemental_groups: &security.supplemental_groups,
             policy: security.supplemental_groups_policy,
         };
-        let user = resolve_user(&request, &self.image.config.user, &passwd, &group)
+        let user = resolve_user(&request, &self.image.config.user, &passwd.bytes, &group.bytes)
             .and_then(|user| {
-                node.user_inside(user, &self.sandbox.config, self.sandbox.id_maps.as_ref(), &passwd, &group)
+                let maps = self.sandbox.id_maps.as_ref();
+                node.user_inside(user, &self.sandbox.config, maps, &passwd.bytes, &group.bytes)
             })
             .map_err(|source| CreateContainerError::User { container: container(), source })?;
         let volumes = self.make_directories(node, &root, &user)?;
+        let failed = |source| CreateContainerError::NodeFiles { container: container(), source: Box::new(source) };
+        let copies = self.node_files(node, &root).map_err(failed)?;
         let mut mounts = mounts::resolve_mounts(&node.config, &self.config.mounts, &self.sandbox.handler.facts)
             .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         let images = node
             .mount_volumes(&self.id, &self.image_volumes, &self.sandbox.handler.facts, self.sandbox.id_maps.as_ref())
             .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
         mounts.extend(images);
-        let devices = mounts::resolve_devices(&self.config.devices)
-            .map_err(|source| CreateContainerError::Mounts { container: container(), source: Box::new(source) })?;
         self.make_log_directory()?;
-        let files = self.generate_files(&user, &passwd, &group)?;
+        let localtime = self.localtime(node, &root).map_err(failed)?;
+        let files = GeneratedFiles { localtime, ..self.generate_files(&user, &passwd, &group)? };
         let selinux = self.label(&files, &mounts, &volumes)?;
+        let further: Vec<ResolvedMount> = volumes.into_iter().chain(copies).collect();
         let (seccomp, notifier) = node.notifying_filter(&self.sandbox, &self.id, self.seccomp(node)?);
         let rootfs = self.rootfs.display().to_string();
         let inputs = ContainerInputs {
@@ -128,8 +130,8 @@ impl PrepareJob {
             files: &files,
             rootfs: &rootfs,
             mounts: &mounts,
-            further_mounts: &volumes,
-            devices: &devices,
+            further_mounts: &further,
+            devices: &self.devices,
             edits: &self.edits,
             pod_annotations: &self.sandbox.effective_annotations(),
             cpus: self.cpus(node),
@@ -209,32 +211,6 @@ impl PrepareJob {
         Ok(())
     }
 
-    /// Reads a file of the image, bounded and without following it out of the root. Absent is empty.
-    fn read_user_file(&self, root: &Root, path: &str) -> Result<Vec<u8>, CreateContainerError> {
-        let path = Path::new(path);
-        let mut bytes = Vec::new();
-        let read = root.open_regular(path).and_then(|file| {
-            // A sparse file of any size costs its maker nothing, so that its size is looked at before it is read.
-            if file.metadata()?.len() > USER_FILE_MAX_BYTES {
-                return Err(io::Error::other("the file is larger than 4 MiB"));
-            }
-            file.take(USER_FILE_MAX_BYTES).read_to_end(&mut bytes).map(drop)
-        });
-        match read {
-            Ok(()) => Ok(bytes),
-            // A dangling link, a directory or a fifo is no list of users either.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
-                ) =>
-            {
-                Ok(Vec::new())
-            }
-            Err(error) => Err(self.root_error("read", path, error)),
-        }
-    }
-
     /// The directories of the image's VOLUME lines and its working directory, and the customary `/etc/mtab`.
     ///
     /// Returns the mounts of volumes that are directories of the node (`image_volumes = "bind"`).
@@ -297,34 +273,33 @@ impl PrepareJob {
     fn generate_files(
         &self,
         user: &ResolvedUser,
-        passwd: &[u8],
-        group: &[u8],
+        passwd: &UserFile,
+        group: &UserFile,
     ) -> Result<GeneratedFiles, CreateContainerError> {
-        let write = |name: &str, known: &[u8], line: Option<String>| {
-            // Without the file in the image there is nothing to bind over.
-            let Some(line) = line.filter(|_| !known.is_empty()) else { return Ok(None) };
-            let mut text = known.to_vec();
-            if !text.ends_with(b"\n") {
-                text.push(b'\n');
-            }
-            text.extend_from_slice(line.as_bytes());
-            let path = self.bundle.join(name);
-            let written = durable::replace(&path, &text, 0o644, Durability::Volatile).map_err(io::Error::other);
-            written.and_then(|()| userns::give(&path, self.sandbox.root_owner())).map_err(|source| {
-                CreateContainerError::File { container: self.name.clone(), path: path.clone(), source }
-            })?;
-            Ok(Some(path.display().to_string()))
-        };
         let home = user.home.clone().unwrap_or_else(|| "/".to_owned());
         let text = |path: &Path| Some(path.display().to_string());
         let files = &self.sandbox.files;
+        let write = |name: &str, file: &UserFile, id: u32, line: Option<String>| {
+            let owner = self.sandbox.root_owner();
+            // Ids of files are the node's, and those of users are the namespace's.
+            let id = owner.is_none().then_some(id);
+            let Some(line) = line.filter(|_| !file.is_left_alone(id)) else { return Ok(None) };
+            let path = self.bundle.join(name);
+            let written = user_files::write(&path, file, &line).and_then(|()| userns::give(&path, owner));
+            written.map_err(|source| CreateContainerError::File {
+                container: self.name.clone(),
+                path: path.clone(),
+                source,
+            })?;
+            Ok(text(&path))
+        };
         Ok(GeneratedFiles {
             resolv_conf: text(&files.resolv_conf),
             hostname: text(&files.hostname),
             containerenv: text(&files.containerenv),
             shm: text(&files.shm),
-            passwd: write("passwd", passwd, user.missing_passwd_line(&home))?,
-            group: write("group", group, user.missing_group_line())?,
+            passwd: write("passwd", passwd, user.uid, user.missing_passwd_line(&home))?,
+            group: write("group", group, user.gid, user.missing_group_line())?,
             localtime: None,
         })
     }

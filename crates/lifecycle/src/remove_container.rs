@@ -76,6 +76,7 @@ impl Node {
         let _changing = container.changing.lock().await;
         self.release(container).await.map_err(RemoveContainerError::Release)?;
         self.remove_attach_link(id.as_str());
+        self.unlink_container_log(container).await;
         let (store, store_id) = (Arc::clone(&self.store), id.clone());
         blocking::run("remove container", move || store.remove_container(&store_id))
             .await

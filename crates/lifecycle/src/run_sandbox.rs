@@ -164,6 +164,14 @@ pub enum RunSandboxError {
         /// What failed.
         source: Box<network::HostPortError>,
     },
+    /// The annotation about its shared memory.
+    #[error("failed to parse shm size {value:?} of sandbox {sandbox}")]
+    ShmSize {
+        /// The sandbox's name.
+        sandbox: String,
+        /// As given.
+        value: String,
+    },
     /// A file of it could not be made.
     #[error("make files of sandbox {sandbox}")]
     Files {
@@ -256,6 +264,7 @@ pub(crate) struct Plan {
     pub(crate) runtime_handler: String,
     pub(crate) handler: Arc<Handler>,
     pub(crate) hostname: String,
+    pub(crate) shm_bytes: u64,
     pub(crate) log_directory: PathBuf,
     pub(crate) is_privileged: bool,
     pub(crate) apparmor: Option<ApparmorName>,
@@ -368,6 +377,8 @@ impl Node {
                 .await
                 .map_err(|source| RunSandboxError::NetworkNotReady { sandbox: name.clone(), source })?;
         }
+        let shm_bytes = sandbox_files::shm_bytes(&config)
+            .map_err(|value| RunSandboxError::ShmSize { sandbox: name.clone(), value })?;
         let id = draw_id().map_err(RunSandboxError::DrawId)?;
         let hostname = hostname(&config, &id, is_host_network)?;
         let log_directory = match config.log_directory.as_str() {
@@ -386,6 +397,7 @@ impl Node {
             runtime_handler,
             handler,
             hostname,
+            shm_bytes,
             log_directory,
             is_privileged,
             apparmor,
@@ -421,6 +433,7 @@ impl Node {
             self.cgroups.create_sandbox(&plan.config.cgroup_parent, &plan.id),
         );
         let made = Made { namespaces, id_maps, files: files?, network: network? };
+        self.link_logs(&plan.config, &plan.log_directory, &plan.run_directory).await;
         cgroup.map_err(|source| RunSandboxError::Cgroup { sandbox: plan.name.clone(), source })?;
         let spec = self.sandbox_spec(plan, &made, pause.as_ref())?;
         let infra =
@@ -519,10 +532,10 @@ impl Node {
     ) -> Result<SandboxFiles, RunSandboxError> {
         let (config, hostname, run_directory) =
             (plan.config.clone(), plan.hostname.clone(), plan.run_directory.clone());
-        let labels = Arc::clone(&plan.labels);
+        let (labels, shm_bytes) = (Arc::clone(&plan.labels), plan.shm_bytes);
         let state_directory = if has_infra { plan.directory.clone() } else { run_directory.clone() };
         blocking::run("make sandbox files", move || {
-            sandbox_files::make(&config, &hostname, &state_directory, &run_directory, root, &labels)
+            sandbox_files::make(&config, shm_bytes, &hostname, &state_directory, &run_directory, root, &labels)
         })
         .await
         .map_err(|source| RunSandboxError::Files { sandbox: plan.name.clone(), source: Box::new(source) })

@@ -8,17 +8,20 @@ use domain::id_maps::RootOwner;
 use domain::sandbox::{DnsConfig, SandboxConfig};
 use domain::security::NamespaceMode;
 use domain::selinux::Label;
+use domain::spec::annotations::filter_annotations;
 use durable::Durability;
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
 
+use crate::linked_logs;
 use crate::sandbox::SandboxFiles;
 use crate::selinux::{SandboxLabels, shown_mount_label};
 use crate::userns;
 
 /// Size of `/dev/shm` where the pod does not say. Source: CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
+const SHM_ANNOTATION: &str = "shm-size.crio.io";
 /// The node's resolver configuration; anything larger is not one.
 const RESOLV_CONF_MAX_BYTES: u64 = 1 << 20;
 const NODE_RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -50,9 +53,20 @@ pub enum SandboxFileError {
     },
 }
 
+/// The size of a sandbox's `/dev/shm`: that of its annotation, if any. An error is the bad value.
+pub(crate) fn shm_bytes(config: &SandboxConfig) -> Result<u64, String> {
+    // Those that are not allowed have been left out.
+    let all: Vec<String> = config.annotations.keys().cloned().collect();
+    match filter_annotations(&config.annotations, &all).effective.remove(SHM_ANNOTATION) {
+        None => Ok(SHM_BYTES),
+        Some(text) => domain::quantity::parse_bytes(&text).ok_or(text),
+    }
+}
+
 /// Makes the files in the sandbox's directories. They belong to `root` of its user namespace, if it has one.
 pub(crate) fn make(
     config: &SandboxConfig,
+    shm_bytes: u64,
     hostname: &str,
     state_directory: &Path,
     run_directory: &Path,
@@ -73,7 +87,7 @@ pub(crate) fn make(
         PathBuf::from(NODE_SHM)
     } else {
         let shm = run_directory.join("shm");
-        mount_shm(&shm, shown_mount_label(config, labels))?;
+        mount_shm(&shm, shm_bytes, shown_mount_label(config, labels))?;
         give(&shm, root)?;
         shm
     };
@@ -103,8 +117,12 @@ pub(crate) fn find_containerenv(directory: &Path, run_directory: &Path) -> Resul
     Ok(path)
 }
 
-/// Unmounts what [`make`] mounted. Nothing there is success: the directories go with the store's record.
+/// Unmounts what [`make`] mounted, and linked logs. Nothing there is success: the directories go with the store's record.
 pub(crate) fn unmount(run_directory: &Path) -> Result<(), SandboxFileError> {
+    // A volume that cannot be reached any more keeps no sandbox from going.
+    if let Err(error) = linked_logs::unmount(run_directory) {
+        tracing::warn!(path = %run_directory.display(), %error, "linked logs cannot be unmounted");
+    }
     let shm = run_directory.join("shm");
     match rustix::mount::unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
@@ -125,12 +143,12 @@ fn give(path: &Path, root: Option<RootOwner>) -> Result<(), SandboxFileError> {
     userns::give(path, root).map_err(failed)
 }
 
-fn mount_shm(path: &Path, label: Option<&Label>) -> Result<(), SandboxFileError> {
+fn mount_shm(path: &Path, bytes: u64, label: Option<&Label>) -> Result<(), SandboxFileError> {
     let failed = |action| move |source: io::Error| SandboxFileError::Path { action, path: path.to_owned(), source };
     fs::create_dir_all(path).map_err(failed("create"))?;
     // A label has commas of its own, and nothing that ends the quotes.
     let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
-    let options = format!("mode=1777,size={SHM_BYTES}{label}");
+    let options = format!("mode=1777,size={bytes}{label}");
     let options = std::ffi::CString::new(options).map_err(io::Error::other).map_err(failed("mount"))?;
     let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("shm", path, "tmpfs", flags, Some(options.as_c_str()))
@@ -196,6 +214,20 @@ mod tests {
             text.expect("is valid"),
             "search a.b c\nnameserver 10.0.0.10\nnameserver ::1\noptions ndots:5 timeout:1\n"
         );
+    }
+
+    #[test]
+    fn an_annotation_says_how_large_shared_memory_is() {
+        let of = |key: &str, value: &str| {
+            let annotations = [(key.to_owned(), value.to_owned())].into();
+            shm_bytes(&SandboxConfig { annotations, ..SandboxConfig::default() })
+        };
+        assert_eq!(of("shm-size.crio.io", "128Mi"), Ok(128 << 20));
+        assert_eq!(of("io.kubernetes.cri-o.ShmSize", "1Gi"), Ok(1 << 30));
+        assert_eq!(of("other.io", "128Mi"), Ok(SHM_BYTES));
+        for bad in ["", "0", "-1", "much", "1,mode=0777"] {
+            assert_eq!(of("shm-size.crio.io", bad), Err(bad.to_owned()));
+        }
     }
 
     #[test]

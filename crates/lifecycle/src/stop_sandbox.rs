@@ -148,6 +148,7 @@ impl Node {
         unpin(sandbox.namespaces.clone())
             .await
             .map_err(|source| StopSandboxError::Namespaces { sandbox: sandbox.id.clone(), source })?;
+        self.adopt_linked_logs(sandbox).await;
         let run_directory = sandbox.run_directory.clone();
         blocking::run("unmount sandbox files", move || sandbox_files::unmount(&run_directory))
             .await

@@ -19,8 +19,9 @@ const PREPARE: &str = r#"set -e
 if [ -e /sys/fs/cgroup/memory/cgroup.procs ] && grep -q ' /sys/fs/cgroup/unified ' /proc/self/mounts; then
   umount /sys/fs/cgroup/unified
 fi
-mkdir -p /var/lib/cni
+mkdir -p /var/lib/cni /var/lib/kubelet
 mount --bind "$1/var-lib-cni" /var/lib/cni
+mount --bind "$1/kubelet" /var/lib/kubelet
 mount --bind "$1/etc-containers" /etc/containers
 for ids in subuid subgid; do
   if [ -e /etc/$ids ]; then mount --bind "$1/etc-$ids" /etc/$ids; fi
@@ -42,8 +43,8 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes them. `scratch` is where the stand-ins for /etc/containers, /etc/subuid, /etc/subgid and /var/lib/cni
-    /// lie.
+    /// Makes them. `scratch` is where the stand-ins for /etc/containers, /etc/subuid, /etc/subgid, /var/lib/cni and
+    /// /var/lib/kubelet lie.
     pub(crate) fn new(scratch: &Path) -> Self {
         let mut holder = Command::new("unshare")
             .args(["--mount", "--net", "--propagation", "private", "--", "/bin/sh", "-c", PREPARE, "holder"])

@@ -180,6 +180,7 @@ impl World {
         for directory in [
             "etc-containers",
             "var-lib-cni",
+            "kubelet",
             "net.d",
             "plugins",
             "ns",
