@@ -13,8 +13,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.api.tls_min_version",
     "crio.api.tls_cipher_suites",
     "crio.runtime.decryption_keys_path",
-    "crio.runtime.blockio_config_file",
-    "crio.runtime.blockio_reload",
     "crio.runtime.rdt_config_file",
     "crio.runtime.separate_pull_cgroup",
     "crio.runtime.ctr_stop_timeout",

@@ -41,6 +41,7 @@ fn code(error: &CreateContainerError) -> Code {
         }
         CreateContainerError::ImageVolume(source) if source.is_of_request() => Code::InvalidArgument,
         CreateContainerError::User { .. }
+        | CreateContainerError::NoRdt(_)
         | CreateContainerError::Cdi { .. }
         | CreateContainerError::Devices { .. }
         | CreateContainerError::Mounts { .. }

@@ -199,6 +199,7 @@ fn resolve(device: &DeviceName, edits: &CdiEdits) -> Result<Edits, CdiError> {
         options: mount.options.clone(),
     });
     Ok(Edits {
+        block_io: None,
         env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         nodes: nodes.map_err(|source| CdiError::Node { device: device.clone(), source })?,
         mounts: mounts.collect(),

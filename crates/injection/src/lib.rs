@@ -1,4 +1,5 @@
-//! What files of the node's other programs add to containers: CDI specifications and OCI hook definitions.
+//! What files of the node's other programs add to containers: CDI specifications, OCI hook definitions and
+//! classes of block I/O.
 //!
 //! Promises: directories are read again as soon as something in them has changed; a broken file is told and the others
 //! go on; nothing that a file says reaches a runtime spec unchecked. What is added is a [`domain::spec::Edits`], which
@@ -6,6 +7,7 @@
 //! Begin reading at [`cdi::Cdi`] and [`hooks::Hooks`].
 #![forbid(unsafe_code)]
 
+pub mod block_io;
 pub mod cdi;
 mod followed;
 pub mod hooks;
@@ -21,4 +23,11 @@ pub fn fuzz_cdi(bytes: &[u8]) {
 /// Reads the bytes of a hook definition, for fuzzing.
 pub fn fuzz_hook(bytes: &[u8]) {
     let _ = hooks::parse(bytes);
+}
+
+/// Reads the bytes of a file of block I/O classes, for fuzzing.
+pub fn fuzz_block_io(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = block_io::parse(text);
+    }
 }

@@ -29,9 +29,10 @@ impl Node {
         let failed = |source| CreateContainerError::Cdi { container: name.to_owned(), source: Box::new(source) };
         let devices = injection::cdi::requested(&config.cdi_devices, &config.annotations).map_err(failed)?;
         let subject = subject(config, image, sandbox);
+        let mut edits = self.classes.edits(name, config, sandbox)?;
         let node = Arc::clone(self);
         blocking::run("look up hooks and CDI devices", move || {
-            let mut edits = node.hooks.edits(&subject);
+            edits.append(node.hooks.edits(&subject));
             edits.append(node.cdi.edits(&devices)?);
             Ok(edits)
         })

@@ -12,6 +12,7 @@ mod apparmor;
 mod artifacts;
 mod blocking;
 mod cgroups;
+mod classes;
 mod clock;
 mod container;
 mod cpus;
@@ -70,6 +71,7 @@ mod userns;
 mod volumes;
 mod working_directory;
 
+pub use classes::NoRdt;
 pub use container::{Container, ContainerImage, ContainerUser};
 pub use create_container::CreateContainerError;
 pub use devices::ResolveDeviceError;

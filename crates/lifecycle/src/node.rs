@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::artifacts::Artifacts;
 use crate::cgroups::Cgroups;
+use crate::classes::Classes;
 use crate::container::Container;
 use crate::create_container::CreateContainerError;
 use crate::events::Events;
@@ -57,6 +58,9 @@ pub enum OpenNodeError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The classes of block I/O.
+    #[error(transparent)]
+    BlockIo(#[from] injection::block_io::BlockIoError),
     /// The store.
     #[error("open the store at {root}")]
     Store {
@@ -149,6 +153,7 @@ pub struct Node {
     /// Files can be shown with the ids of a user namespace.
     pub(crate) can_map_ids: bool,
     pub(crate) cdi: Cdi,
+    pub(crate) classes: Classes,
     pub(crate) apparmor: Arc<confinement::apparmor::Profiles>,
     /// None while labels are off.
     pub(crate) selinux: Option<Arc<Selinux>>,
@@ -219,6 +224,11 @@ impl Node {
             (store, can_map_ids)
         })
         .await;
+        let classes = {
+            let runtime = &config.runtime;
+            let (file, is_read_each_time) = (runtime.blockio_config_file.clone(), runtime.blockio_reload);
+            blocking::run("read classes", move || Classes::load(file, is_read_each_time)).await?
+        };
         let cdi = Cdi::new(config.runtime.cdi_spec_dirs.clone());
         cdi.look();
         let selinux = selinux::open(&config).map_err(OpenNodeError::Selinux)?;
@@ -248,6 +258,7 @@ impl Node {
             userns,
             can_map_ids,
             cdi,
+            classes,
             apparmor: Arc::new(apparmor),
             selinux,
             hooks,

@@ -308,3 +308,50 @@ allowed_annotations = ["cpu-load-balancing.crio.io", "cpu-quota.crio.io", "irq-l
         }
     });
 }
+
+#[test]
+fn classes_of_block_io_become_limits_and_those_of_rdt_are_refused() {
+    let drop_in = "[crio.runtime]\nblockio_config_file = \"@ROOT@/conf.d/../blockio.yaml\"\nblockio_reload = true\n";
+    let disk =
+        tools::names("/sys/block").into_iter().find(|name| !name.starts_with("loop") && !name.starts_with("ram"));
+    let Some(disk) = disk.filter(|disk| Path::new("/dev").join(disk).exists()) else {
+        tools::say("*** SKIPPED: no disk to limit ***");
+        return;
+    };
+    let number = tools::read(format!("/sys/block/{disk}/dev")).trim().to_owned();
+    let write = |path: &Path, rate: &str| {
+        let text = format!("Classes:\n  slow:\n  - Devices: [/dev/{}*]\n    ThrottleReadBps: {rate}\n", &disk[..2]);
+        tools::write(path, text);
+    };
+    let file = std::env::temp_dir().join(format!("e2e-blockio-{}.yaml", std::process::id()));
+    write(&file, "10M");
+    let drop_in = drop_in.replace("@ROOT@/conf.d/../blockio.yaml", &file.display().to_string());
+    scenario(Setup { drop_in, ..Setup::default() }, async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let annotations = [("blockio.resources.beta.kubernetes.io/pod", "slow")];
+        let slow = pod(world, "slow", "", &annotations, "").await;
+        for (name, rate) in [("first", "10M"), ("second", "20M")] {
+            write(&file, rate);
+            let made = cri.run(&slow, container(&image, name, 2, "")).await;
+            let rate = rate.replace('M', "000000");
+            let spec = spec(&cri, &made.id).await;
+            let limits =
+                spec.pointer("/linux/resources/blockIO/throttleReadBpsDevice").and_then(|list| list.as_array());
+            let told = limits.expect("limits").iter().any(|limit| {
+                format!("{}:{}", limit["major"], limit["minor"]) == number
+                    && limit["rate"].as_u64() == rate.parse().ok()
+            });
+            assert!(told, "{limits:?}");
+            let cgroup = Path::new("/sys/fs/cgroup/blkio").join(world.name()).join(format!("crio-{}", made.id));
+            if cgroup.is_dir() {
+                let kernel = tools::read(cgroup.join("blkio.throttle.read_bps_device"));
+                assert!(kernel.lines().any(|line| line == format!("{number} {rate}")), "{kernel}");
+            }
+        }
+        let fast = pod(world, "cache", "", &[("rdt.resources.beta.kubernetes.io/pod", "gold")], "").await;
+        let message = refused(cri.create(&fast, container(&image, "web", 2, "")).await, Code::InvalidArgument);
+        assert!(message.contains("RDT disabled"), "{message}");
+    });
+    let _ = std::fs::remove_file(file);
+}

@@ -66,6 +66,7 @@ targets! {
     artifact, PURE, domain::artifact::fuzz;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;
+    block_io, PURE, injection::fuzz_block_io;
     cpu_lists, PURE, domain::cpus::fuzz;
     workload_overrides, PURE, domain::spec::fuzz_override;
     unified_resources, PURE, domain::spec::fuzz_unified;

@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Hook, HookBuilder, Hooks, Linux, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
-    LinuxDeviceType, LinuxIntelRdt, Mount, Process, Spec,
+    Hook, HookBuilder, Hooks, Linux, LinuxBlockIo, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup,
+    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIntelRdt, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
+    Mount, Process, Spec,
 };
 
 use super::mounts::{check_path, clean};
@@ -114,6 +115,57 @@ pub struct EditRdt {
     pub mem_bw_schema: String,
 }
 
+/// A value for one block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceValue {
+    /// Major number.
+    pub major: i64,
+    /// Minor number.
+    pub minor: i64,
+    /// Weight, bytes or operations a second.
+    pub value: u64,
+}
+
+/// Weights and limits of block I/O. Source: OCI runtime specification, "Block IO".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockIo {
+    /// For every device without its own.
+    pub weight: Option<u16>,
+    /// Weights of devices.
+    pub weights: Vec<DeviceValue>,
+    /// Bytes a second.
+    pub read_bps: Vec<DeviceValue>,
+    /// Bytes a second.
+    pub write_bps: Vec<DeviceValue>,
+    /// Operations a second.
+    pub read_iops: Vec<DeviceValue>,
+    /// Operations a second.
+    pub write_iops: Vec<DeviceValue>,
+}
+
+impl BlockIo {
+    fn to_spec(&self) -> LinuxBlockIo {
+        let weights = self.weights.iter().filter_map(|of| {
+            let weight = u16::try_from(of.value).ok()?;
+            LinuxWeightDeviceBuilder::default().major(of.major).minor(of.minor).weight(weight).build().ok()
+        });
+        let limits = |list: &[DeviceValue]| {
+            let limits = list.iter().filter_map(|of| {
+                LinuxThrottleDeviceBuilder::default().major(of.major).minor(of.minor).rate(of.value).build().ok()
+            });
+            Some(limits.collect::<Vec<_>>()).filter(|limits| !limits.is_empty())
+        };
+        let mut made = LinuxBlockIo::default();
+        made.set_weight(self.weight);
+        made.set_weight_device(Some(weights.collect::<Vec<_>>()).filter(|weights| !weights.is_empty()));
+        made.set_throttle_read_bps_device(limits(&self.read_bps));
+        made.set_throttle_write_bps_device(limits(&self.write_bps));
+        made.set_throttle_read_iops_device(limits(&self.read_iops));
+        made.set_throttle_write_iops_device(limits(&self.write_iops));
+        made
+    }
+}
+
 /// Additions, in the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Edits {
@@ -127,6 +179,8 @@ pub struct Edits {
     pub hooks: Vec<(HookStage, HookProgram)>,
     /// Replaces what is there.
     pub rdt: Option<EditRdt>,
+    /// Replaces what is there.
+    pub block_io: Option<BlockIo>,
     /// Groups of the process beside its others; root's is never added.
     pub additional_gids: Vec<u32>,
 }
@@ -139,6 +193,7 @@ impl Edits {
         self.mounts.extend(later.mounts);
         self.hooks.extend(later.hooks);
         self.rdt = later.rdt.or(self.rdt.take());
+        self.block_io = later.block_io.or(self.block_io.take());
         self.additional_gids.extend(later.additional_gids);
     }
 
@@ -154,6 +209,11 @@ impl Edits {
         edit_nodes(&self.nodes, &process, &mut linux)?;
         if let Some(rdt) = &self.rdt {
             linux.set_intel_rdt(Some(intel_rdt(rdt)));
+        }
+        if let Some(block_io) = &self.block_io {
+            let mut resources = linux.resources().clone().unwrap_or_default();
+            resources.set_block_io(Some(block_io.to_spec()));
+            linux.set_resources(Some(resources));
         }
         if !self.mounts.is_empty() {
             spec.set_mounts(Some(edit_mounts(&self.mounts, spec.mounts().clone().unwrap_or_default())?));

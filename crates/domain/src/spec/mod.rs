@@ -28,7 +28,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResource
 
 pub use capabilities::{CapabilitySet, Inheritable, wanted as wanted_capabilities};
 pub use cgroup_path::{CgroupManagerKind, CgroupParent, CgroupPathError, slice_path};
-pub use edits::{EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, HookStage};
+pub use edits::{BlockIo, DeviceValue, EditMount, EditNode, EditNodeKind, EditRdt, Edits, HookProgram, HookStage};
 pub use error::{Clamp, SpecError};
 pub use inputs::{
     CgroupPlacement, CgroupVersion, ContainerInputs, CpuInputs, DeviceKind, GeneratedFiles, HandlerFacts, HostDevice,

@@ -298,4 +298,7 @@ pub enum CreateContainerError {
         /// What failed.
         source: Box<CreateError>,
     },
+    /// Its class of cache and memory bandwidth cannot be had.
+    #[error(transparent)]
+    NoRdt(crate::classes::NoRdt),
 }

@@ -123,6 +123,7 @@ fn full_case() -> Case {
         hooks: vec![(HookStage::CreateRuntime, program("/h/1")), (HookStage::Poststop, program("/h/2"))],
         rdt: Some(EditRdt { clos_id: "gold".into(), ..EditRdt::default() }),
         additional_gids: vec![44],
+        ..Edits::default()
     };
     case
 }
