@@ -343,7 +343,7 @@ fn deprecated_and_unknown_and_ineffective_keys_are_named() {
     let found = warnings(&[concat!(
         "[crio]\nfile_locking = true\nrooot = \"/x\"\ninternal_wipe = false\n[crio.runtime]\nmanage_ns_lifecycle = true\n",
         "ctr_stop_timeout = 31\nread_only = false\n[crio.network]\nplugin_dir = \"/p\"\n[crio.shiny]\na = 1\n[other]\n",
-        "[crio.runtime.runtimes.crun]\nruntime_pth = \"\"\nruntime_pull_image = true\n",
+        "[crio.runtime.runtimes.crun]\nruntime_pth = \"\"\n",
     )]);
     for expected in [
         "0.conf:2: crio.file_locking: key of old versions ignored",
@@ -355,11 +355,10 @@ fn deprecated_and_unknown_and_ineffective_keys_are_named() {
         "0.conf:11: crio.shiny: unknown table ignored",
         "0.conf:13: other: unknown table ignored",
         "0.conf:15: crio.runtime.runtimes.crun.runtime_pth: unknown key ignored",
-        "0.conf:16: crio.runtime.runtimes.crun.runtime_pull_image: accepted, but has no effect in this version",
     ] {
         assert!(found.iter().any(|w| w.starts_with(expected)), "{expected}\nis not in\n{}", found.join("\n"));
     }
-    assert_eq!(found.len(), 10, "{}", found.join("\n"));
+    assert_eq!(found.len(), 9, "{}", found.join("\n"));
     let config = loaded(&["[crio.network]\nplugin_dir = \"/p\""]);
     assert_eq!(config.network.plugin_dirs, [Path::new("/opt/cni/bin/"), Path::new("/p")]);
 }
