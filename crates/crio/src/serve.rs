@@ -59,6 +59,8 @@ async fn connection(stream: UnixStream, routes: Routes, side_door: Arc<SideDoor>
         .initial_connection_window_size(WINDOW_BYTES);
     server
         .http1()
+        // Who has said everything and closes that way still wants the answer, as socat does.
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(READ_LIMIT)
         .max_buf_size(HEAD_MAX_BYTES)

@@ -29,7 +29,6 @@ pub(crate) fn command() -> Command {
         .help("Where to write the profile");
     Command::new("status")
         .about("Ask the running daemon")
-        .subcommand_required(true)
         .arg(
             Arg::new("socket")
                 .short('s')
@@ -61,7 +60,8 @@ pub(crate) fn run(arguments: &ArgMatches) -> Done {
             print!("{}", container(&serde_json::from_str(&ask(socket, &format!("/containers/{id}"))?)?));
         }
         Some(("heap", _)) => print!("{}", ask(socket, "/debug/heap")?),
-        _ => print!("{}", ask(socket, "/debug/goroutines")?),
+        Some(_) => print!("{}", ask(socket, "/debug/goroutines")?),
+        None => command().print_help()?,
     }
     Ok(())
 }

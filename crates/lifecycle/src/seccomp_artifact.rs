@@ -97,13 +97,13 @@ impl Node {
         if !is_free || self.seccomp.availability() == Availability::Unavailable {
             return Ok(None);
         }
-        let allowed = &sandbox.handler.allowed_annotations;
-        let of_pod = filter_annotations(&sandbox.config.annotations, allowed).effective;
+        let of_pod = sandbox.effective_annotations();
+        let allowed = self.allowed_annotations(&sandbox.handler, &sandbox.config.annotations);
         let (store, id) = (Arc::clone(&self.store), image.id.clone());
         let manifest = blocking::run("read manifest", move || store.image_manifest(&id)).await;
         let manifest =
             manifest.map_err(|source| SeccompArtifactError::Annotations { image: image.id.to_string(), source })?;
-        let of_image = filter_annotations(&manifest_annotations(&manifest), allowed).effective;
+        let of_image = filter_annotations(&manifest_annotations(&manifest), &allowed).effective;
         match seccomp_artifact(&config.metadata.name, &of_pod, &of_image) {
             Some(reference) => self.pull_profile(reference).await.map(Some),
             None => Ok(None),

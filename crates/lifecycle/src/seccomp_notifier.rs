@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use confinement::seccomp::{PROCESS_STATE_MAX_BYTES, notifying, parse_process_state, syscall_name};
 use domain::id::ContainerId;
-use domain::spec::annotations::filter_annotations;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -137,10 +136,9 @@ impl Notifiers {
     }
 }
 
-/// What a sandbox's annotations ask for, as far as its handler allows it.
+/// What a sandbox's annotations ask for, as far as its handler or workload allows it.
 fn action_of(sandbox: &Sandbox) -> Option<Action> {
-    let allowed = filter_annotations(&sandbox.config.annotations, &sandbox.handler.allowed_annotations);
-    let value = allowed.effective.get(ANNOTATION)?;
+    let value = sandbox.effective_annotations().remove(ANNOTATION)?;
     Some(if value == STOP { Action::Stop } else { Action::Count })
 }
 

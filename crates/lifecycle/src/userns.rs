@@ -71,7 +71,8 @@ pub(crate) fn policy(config: &Config) -> Result<UsernsPolicy, IdMapsError> {
 impl Node {
     /// Decides about the user namespace of a sandbox.
     pub(crate) fn sandbox_ids(&self, config: &SandboxConfig, handler: &Handler) -> Result<PodIds, UserNamespaceError> {
-        let annotations = filter_annotations(&config.annotations, &handler.allowed_annotations).effective;
+        let allowed = self.allowed_annotations(handler, &config.annotations);
+        let annotations = filter_annotations(&config.annotations, &allowed).effective;
         let ids = pod_ids(&config.security, annotations.get(ANNOTATION).map(String::as_str), &self.userns)?;
         if matches!(ids, PodIds::Cri(_)) && !handler.features.has_idmapped_mounts {
             let runtime = &handler.runtime;

@@ -24,6 +24,8 @@ fn connect(world: &World) -> UnixStream {
 fn send(world: &World, request: &str) -> (u16, String, String) {
     let mut stream = connect(world);
     stream.write_all(request.as_bytes()).expect("send");
+    // As socat does at the end of its input; the answer is wanted all the same.
+    stream.shutdown(std::net::Shutdown::Write).expect("half a close");
     let mut answer = Vec::new();
     // A connection that is cut off has said what it had to say.
     let _ = stream.read_to_end(&mut answer);

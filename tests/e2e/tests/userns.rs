@@ -401,3 +401,25 @@ fn the_request_gives_a_pod_ids_of_its_own() {
         assert!(tools::names(world.path("ns/userns")).is_empty(), "pins are gone");
     });
 }
+
+#[test]
+fn a_workload_allows_what_its_handler_does_not() {
+    let drop_in = format!(
+        "[crio.runtime.workloads.own]\nactivation_annotation = \"own\"\nallowed_annotations = [\"{ANNOTATION}\"]\n"
+    );
+    scenario(Setup { drop_in, ..Setup::default() }, async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        for (activated, first) in [(true, FIRST_AUTO_ID), (false, 0)] {
+            let mut config = annotated(world, &format!("activated-{activated}"), "auto");
+            if activated {
+                config.annotations.insert("own".to_owned(), String::new());
+            }
+            let pod = cri.run_pod(config, "").await.expect("RunPodSandbox");
+            let container = cri.run(&pod, container_config(&image, "main", WAIT)).await;
+            let pid = cri.container_pid(&container.id).await;
+            assert_eq!(host_ids(pid).0, first, "activated: {activated}");
+            cri.end_pod(&pod.id).await;
+        }
+    });
+}
