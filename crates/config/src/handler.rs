@@ -75,6 +75,9 @@ pub struct RuntimeHandler {
     pub container_create_timeout: Duration,
 }
 
+/// Name of the handler that `runtime_untrusted_workload` stands for. Source: CRI-O before 1.14.
+pub const UNTRUSTED_HANDLER: &str = "untrusted";
+
 impl RuntimeHandler {
     /// The handler `crun` as it is without any file.
     pub fn built_in() -> Self {

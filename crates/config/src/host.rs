@@ -1,10 +1,12 @@
 //! What can only be said on the machine: do the files exist, are the programs there?
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::handler::{RuntimeHandler, UNTRUSTED_HANDLER};
 use crate::model::Config;
 use crate::problem::{ConfigErrors, Origin, Problem, Warning, WarningKind};
 use crate::settle::is_shim_name;
@@ -134,6 +136,19 @@ impl Check<'_> {
     fn handlers(&mut self) {
         let default_name = self.config.runtime.default_runtime.clone();
         let mut handlers = std::mem::take(&mut self.config.runtime.runtimes);
+        if let Some(path) = &self.config.runtime.runtime_untrusted_workload {
+            // Its state lies apart from that of the other runtimes, where runtimes keep it by default.
+            let own = RuntimeHandler {
+                runtime_path: Some(path.clone()),
+                runtime_root: Path::new("/run").join(path.file_name().unwrap_or_default()),
+                runtime_type: RuntimeType::Oci,
+                runtime_config_path: None,
+                allowed_annotations: Vec::new(),
+                platform_runtime_paths: BTreeMap::new(),
+                ..handlers.get(&default_name).cloned().unwrap_or_default()
+            };
+            handlers.entry(UNTRUSTED_HANDLER.to_owned()).or_insert(own);
+        }
         handlers.retain(|name, handler| {
             let search = if handler.inherit_default_runtime { &default_name } else { name };
             let mut bad = Vec::new();

@@ -53,9 +53,7 @@ pub(crate) const TABLES: [&str; 11] = [
 ];
 
 /// Keys that documents of 2017 to 2021 mention and that nothing reads any more.
-pub(crate) const OBSOLETE: [&str; 9] = [
-    "runtime_untrusted_workload",
-    "default_workload_trust",
+pub(crate) const OBSOLETE: [&str; 7] = [
     "runtime",
     "manage_ns_lifecycle",
     "manage_network_ns_lifecycle",

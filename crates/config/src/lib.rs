@@ -28,7 +28,7 @@ pub mod units;
 pub mod value;
 mod version;
 
-pub use handler::{RuntimeHandler, Workload, WorkloadResources};
+pub use handler::{RuntimeHandler, UNTRUSTED_HANDLER, Workload, WorkloadResources};
 pub use host::{CONMON, Host, HostChecked, OWN_MONITOR, PathKind, SHIM_PROGRAM, ThisHost};
 pub use load::{Loaded, fuzz, load};
 pub use model::{
@@ -46,6 +46,6 @@ pub use units::ByteCount;
 pub use value::{
     AdditionalDevice, CgroupManager, CheckpointRestoreLevel, CpuSet, ExecCpuAffinity, IdMapping, ImageVolumes,
     LogLevel, MonitorCgroup, MonitorExecCgroup, PullCgroup, RuntimeType, ShortNameMode, StorageDriver, Sysctl,
-    SysctlNamespace, TlsMinVersion, Ulimit,
+    SysctlNamespace, TlsMinVersion, Ulimit, WorkloadTrust,
 };
 pub use version::VersionInfo;

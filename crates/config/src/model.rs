@@ -12,7 +12,7 @@ use crate::handler::{DEFAULT_RUNTIME, RuntimeHandler, Workload};
 use crate::units::ByteCount;
 use crate::value::{
     AdditionalDevice, CgroupManager, CheckpointRestoreLevel, CpuSet, IdMapping, ImageVolumes, LogLevel, PullCgroup,
-    ShortNameMode, StorageDriver, Sysctl, TlsMinVersion, Ulimit,
+    ShortNameMode, StorageDriver, Sysctl, TlsMinVersion, Ulimit, WorkloadTrust,
 };
 
 /// How long a streaming connection may be idle when the file does not say. Source: CRI-O does this.
@@ -148,6 +148,10 @@ impl Default for ApiConfig {
 pub struct RuntimeConfig {
     /// Handler used when a sandbox names none; always a key of `runtimes`.
     pub default_runtime: String,
+    /// Runtime of pods that are not trusted; stands for a handler `untrusted`. A key of CRI-O's first releases.
+    pub runtime_untrusted_workload: Option<PathBuf>,
+    /// Which pods those are, besides the ones that say so themselves.
+    pub default_workload_trust: WorkloadTrust,
     /// Handlers by name.
     pub runtimes: BTreeMap<String, RuntimeHandler>,
     /// Workloads by name.
@@ -268,6 +272,8 @@ impl Default for RuntimeConfig {
             ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "KILL"];
         Self {
             default_runtime: DEFAULT_RUNTIME.to_owned(),
+            runtime_untrusted_workload: None,
+            default_workload_trust: WorkloadTrust::Untrusted,
             runtimes: BTreeMap::from([(DEFAULT_RUNTIME.to_owned(), RuntimeHandler::built_in())]),
             workloads: BTreeMap::new(),
             no_pivot: false,

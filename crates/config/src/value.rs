@@ -55,6 +55,15 @@ words! {
     }
 }
 words! {
+    /// Whether pods that nobody calls untrusted are trusted.
+    pub enum WorkloadTrust {
+        /// They run with the default runtime.
+        Trusted = "trusted",
+        /// They run with the runtime for untrusted pods, unless they are privileged.
+        Untrusted = "untrusted",
+    }
+}
+words! {
     /// From which severity on messages are logged. `fatal` and `panic` show errors only.
     pub enum LogLevel {
         /// Only what ends the daemon.

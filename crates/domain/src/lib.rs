@@ -24,5 +24,6 @@ pub mod security;
 pub mod selinux;
 pub mod spec;
 pub mod time;
+pub mod trust;
 pub mod user;
 pub mod userns;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::resources::Resources;
-use crate::security::{NamespaceOptions, SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy};
+use crate::security::{NamespaceMode, NamespaceOptions, SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy};
 
 /// Who a sandbox is to Kubernetes. Unique while the sandbox exists.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,6 +80,15 @@ pub struct SandboxSecurity {
     pub seccomp: Option<SecurityProfile>,
     /// AppArmor of the infra container.
     pub apparmor: Option<SecurityProfile>,
+}
+
+impl SandboxSecurity {
+    /// Whether the pod is privileged, or shares a namespace with the node, which counts as much. Source: CRI-O.
+    #[must_use]
+    pub fn is_privileged(&self) -> bool {
+        let of_node = [self.namespaces.network, self.namespaces.pid, self.namespaces.ipc];
+        self.privileged || of_node.contains(&NamespaceMode::Node)
+    }
 }
 
 /// CRI `PodSandboxConfig`, checked.

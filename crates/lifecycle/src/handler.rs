@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use config::{Config, ExecCpuAffinity, MonitorCgroup, MonitorExecCgroup, RuntimeType};
+use config::{
+    Config, ExecCpuAffinity, MonitorCgroup, MonitorExecCgroup, RuntimeType, UNTRUSTED_HANDLER, WorkloadTrust,
+};
 use confinement::seccomp::Profiles;
 use domain::cpus::CpuSet;
 use domain::image::ImageConfig;
+use domain::sandbox::SandboxConfig;
 use domain::security::SecurityProfile;
 use domain::spec::{CapabilitySet, ExecCpu, HandlerFacts};
+use domain::trust::{self, DefaultTrust};
 use runtime_client::features::Features;
 use runtime_client::{RuntimeHandler, Signals};
 
+use crate::node::Node;
 use crate::shim;
-
 use crate::undo::chain;
 
 /// One handler: how to drive it, what it can do, where its monitors live.
@@ -80,6 +84,23 @@ impl Handlers {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Handler>)> {
         self.by_name.iter().map(|(name, handler)| (name.as_str(), handler))
+    }
+}
+
+impl Node {
+    /// The handler a pod asks for, or the one for untrusted pods where it asks for none and there is one.
+    pub(crate) fn handler_for(&self, config: &SandboxConfig, asked: String) -> String {
+        if !asked.is_empty() || self.handlers.get(UNTRUSTED_HANDLER).is_none() {
+            return asked;
+        }
+        let default = match self.config.runtime.default_workload_trust {
+            WorkloadTrust::Trusted => DefaultTrust::Trusted,
+            WorkloadTrust::Untrusted => DefaultTrust::Untrusted,
+        };
+        let annotation = config.annotations.get(trust::ANNOTATION).map(String::as_str);
+        let is_untrusted = self.config.runtime.runtime_untrusted_workload.is_some()
+            && trust::is_untrusted(annotation, default, config.security.is_privileged());
+        if is_untrusted { UNTRUSTED_HANDLER.to_owned() } else { asked }
     }
 }
 

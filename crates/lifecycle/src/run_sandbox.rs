@@ -344,6 +344,7 @@ impl Node {
     /// Checks everything that can be checked before anything is made.
     async fn plan(&self, mut config: SandboxConfig, runtime_handler: String) -> Result<Plan, RunSandboxError> {
         let name = name::sandbox_name(&config.metadata);
+        let runtime_handler = self.handler_for(&config, runtime_handler);
         let handler = self
             .handlers
             .get(&runtime_handler)
@@ -359,10 +360,7 @@ impl Node {
         CgroupParent::parse(self.cgroups.kind(), &config.cgroup_parent)
             .map_err(|source| RunSandboxError::CgroupParent { sandbox: name.clone(), source })?;
         let is_host_network = namespaces.network == NamespaceMode::Node;
-        let is_privileged = config.security.privileged
-            || is_host_network
-            || namespaces.pid == NamespaceMode::Node
-            || namespaces.ipc == NamespaceMode::Node;
+        let is_privileged = config.security.is_privileged();
         let apparmor = self
             .apparmor_profile(config.security.apparmor.as_ref(), is_privileged)
             .await

@@ -134,9 +134,7 @@ impl Sandbox {
 
     /// Whether privileged containers may be in it: asked for, or implied by one of the node's namespaces.
     pub(crate) fn is_privileged(&self) -> bool {
-        let namespaces = &self.config.security.namespaces;
-        self.config.security.privileged
-            || [namespaces.network, namespaces.pid, namespaces.ipc].contains(&NamespaceMode::Node)
+        self.config.security.is_privileged()
     }
 
     /// Whether it uses the node's network.

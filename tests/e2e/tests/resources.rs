@@ -355,3 +355,23 @@ fn classes_of_block_io_become_limits_and_those_of_rdt_are_refused() {
     });
     let _ = std::fs::remove_file(file);
 }
+
+#[test]
+fn pods_that_are_not_trusted_have_a_runtime_of_their_own() {
+    let drop_in =
+        "[crio.runtime]\nruntime_untrusted_workload = \"/usr/sbin/runc\"\ndefault_workload_trust = \"trusted\"\n";
+    scenario(Setup { drop_in: drop_in.to_owned(), ..Setup::default() }, async |world| {
+        let cri = world.cri();
+        for (name, trusted, handler) in
+            [("plain", None, ""), ("good", Some("true"), ""), ("bad", Some("false"), "untrusted")]
+        {
+            let mut config = world.pod_config(name);
+            if let Some(value) = trusted {
+                config.annotations.insert("io.kubernetes.cri-o.TrustedSandbox".to_owned(), value.to_owned());
+            }
+            let pod = cri.run_pod(config, "").await.expect("RunPodSandbox");
+            assert_eq!(cri.pod_status(&pod.id).await.expect("PodSandboxStatus").runtime_handler, handler, "{name}");
+            cri.end_pod(&pod.id).await;
+        }
+    });
+}

@@ -6,7 +6,7 @@ use crate::codec::{
 };
 use crate::key::{Key, key};
 use crate::model::Config;
-use crate::value::CgroupManager;
+use crate::value::{CgroupManager, WorkloadTrust};
 
 pub(super) static KEYS: &[Key<Config>] = &[
     key!(
@@ -395,6 +395,29 @@ pub(super) static KEYS: &[Key<Config>] = &[
         "Name of the handler for sandboxes without a runtime class. It must be one of the tables below."
     )
     .reload(),
+    key!(
+        "crio.runtime",
+        "runtime_untrusted_workload",
+        OptPath,
+        runtime.runtime_untrusted_workload,
+        "Runtime of pods that name no handler and are not trusted."
+    )
+    .no_flag()
+    .no_env()
+    .input_only()
+    .deprecated("a runtime class"),
+    key!(
+        "crio.runtime",
+        "default_workload_trust",
+        Word<WorkloadTrust>,
+        runtime.default_workload_trust,
+        "Whether pods are trusted that the annotation io.kubernetes.cri-o.TrustedSandbox does not call untrusted; \
+         privileged ones always are."
+    )
+    .no_flag()
+    .no_env()
+    .input_only()
+    .deprecated("a runtime class"),
     key!(
         "crio.runtime",
         "absent_mount_sources_to_reject",
