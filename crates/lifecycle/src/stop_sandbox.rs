@@ -243,3 +243,24 @@ async fn mark(sandbox: &Sandbox, marker: &'static str) -> Result<(), StopSandbox
         .await
         .map_err(|source| StopSandboxError::Mark { sandbox: sandbox.id.clone(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grace_leaves_time_for_the_rest_of_the_callers_patience() {
+        let ms = Duration::from_millis;
+        for (patience, grace) in [
+            (None, CONTAINER_GRACE),
+            (Some(ms(120_000)), CONTAINER_GRACE),
+            (Some(ms(11_000)), ms(10_000)),
+            (Some(ms(5000)), ms(4000)),
+            (Some(ms(2000)), ms(1000)),
+            (Some(ms(1000)), ms(500)),
+            (Some(ms(0)), ms(0)),
+        ] {
+            assert_eq!(container_grace(patience), Grace::lasting(grace), "{patience:?}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Requests sent twice, and steps that fail: the work is done once, or everything of it is undone.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cri_api::v1;
 use e2e::cri::{WAIT, container_config};
@@ -371,5 +371,24 @@ fn a_runtime_that_vanishes_leaves_nothing() {
         cri.end_pod(&pod.id).await;
         remove_logs(&pod.config);
         world.assert_nothing_since(&before_all).await;
+    });
+}
+
+#[test]
+fn a_sandbox_is_stopped_within_the_time_its_caller_waits() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let pod = cri.run_pod(world.pod_config("deaf"), "").await.expect("RunPodSandbox");
+        let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
+        let container = cri.run(&pod, container_config(&image, "main", &["sh", "-c", script])).await;
+        let is_ready = || e2e::log::texts(&e2e::log::read(&container.log), "stdout");
+        tools::becomes("it is deaf", is_ready, |texts| texts.iter().any(|text| text == "ready")).await;
+        let mut request = tonic::Request::new(v1::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() });
+        request.set_timeout(Duration::from_secs(4));
+        let begun = Instant::now();
+        cri.runtime.clone().stop_pod_sandbox(request).await.expect("StopPodSandbox");
+        assert!(begun.elapsed() >= Duration::from_secs(2), "it had some grace: {:?}", begun.elapsed());
+        cri.end_pod(&pod.id).await;
     });
 }
