@@ -202,9 +202,6 @@ pub enum StageError {
     /// The caller's reader failed.
     #[error("read the layer's bytes")]
     Source(#[source] io::Error),
-    /// A compression the store does not read.
-    #[error("layer compressed with {0} is not supported")]
-    UnsupportedCompression(&'static str),
     /// The compressed bytes are damaged or end early.
     #[error("decompress the layer")]
     Decompress(#[source] io::Error),

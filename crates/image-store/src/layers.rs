@@ -24,7 +24,7 @@ use crate::stage::StagedLayer;
 use crate::staging::{StagingDir, remove_tree};
 use crate::store::{STABLE, Store};
 use crate::table::{Guard, RecordsError};
-use crate::types::{Compression, ExpectedLayer, Layer};
+use crate::types::{ExpectedLayer, Layer};
 
 /// Identity of a layer: the diff id's hexadecimal digits for a base layer, else the sha256 of
 /// `<parent id>+<diff id digits>`. Source: containers/image.
@@ -320,11 +320,7 @@ fn record_of(staged: &StagedLayer, id: &LayerId, parent: Option<&LayerId>) -> La
         compressed_size: i64::try_from(contents.compressed_size).unwrap_or(i64::MAX),
         diff_digest: contents.diff_id.to_string(),
         diff_size: i64::try_from(contents.diff_size).unwrap_or(i64::MAX),
-        compression: match contents.compression {
-            Compression::None => 0,
-            Compression::Gzip => 2,
-            Compression::Zstd => 4,
-        },
+        compression: contents.compression.number(),
         uidset: contents.uids.clone(),
         gidset: contents.gids.clone(),
         ..LayerRecord::default()

@@ -91,10 +91,27 @@ pub struct NewImage {
 pub enum Compression {
     /// A plain tar.
     None,
+    /// One or more bzip2 streams.
+    Bzip2,
     /// One or more gzip members.
     Gzip,
+    /// One or more xz streams.
+    Xz,
     /// One or more zstd frames.
     Zstd,
+}
+
+impl Compression {
+    /// Its number in layer records. Source: containers/storage `archive.Compression`.
+    pub(crate) fn number(self) -> i64 {
+        match self {
+            Self::None => 0,
+            Self::Bzip2 => 1,
+            Self::Gzip => 2,
+            Self::Xz => 3,
+            Self::Zstd => 4,
+        }
+    }
 }
 
 /// A layer of the store.

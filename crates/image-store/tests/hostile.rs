@@ -310,9 +310,9 @@ fn damage_is_found() {
     assert_eq!(staged.contents().diff_id, digest(&[&big[..], &[0; 5000]].concat()));
     assert_eq!(staged.contents().compressed_size, several.len() as u64);
     drop(staged);
-    for (magic, name) in [(&b"\xfd7zXZ\0rest"[..], "xz"), (b"BZh91AY", "bzip2")] {
+    for magic in [&b"\xfd7zXZ\0rest"[..], b"BZh91AY", b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08"] {
         let error = store.stage_layer(magic, StageOptions::default()).unwrap_err();
-        assert!(matches!(error, StageError::UnsupportedCompression(found) if found == name));
+        assert!(matches!(error, StageError::Decompress(_)), "{magic:?}: {error}");
     }
     // Empty archives are layers too.
     for empty in [&b""[..], &[0; 1024]] {

@@ -3,7 +3,9 @@
 use std::io::{self, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
+use lzma_rust2::XzReader;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::StageError;
@@ -17,6 +19,9 @@ pub(super) const PIECES_IN_FLIGHT: usize = 4;
 const SOURCE_BUFFER_BYTES: usize = 64 << 10;
 /// Largest zstd window accepted, 64 MiB: what the field's Go implementation allows by default.
 const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+/// Most memory of an xz decoder: the largest dictionary of xz's own presets (`-9`) is 64 MiB, the rest is its buffers.
+/// Headers may ask for up to 4 GiB.
+const XZ_MEMORY_MAX_KIB: u32 = (64 << 10) + 1024;
 /// Bytes needed to tell compressions apart.
 const MAGIC_BYTES: usize = 6;
 
@@ -62,21 +67,17 @@ impl<R: Read> Read for Source<R> {
     }
 }
 
-enum Magic {
-    Readable(Compression),
-    Unsupported(&'static str),
-}
-
-fn recognise(start: &[u8]) -> Magic {
+/// Source: containers/image tells compressions apart by the same bytes.
+fn recognise(start: &[u8]) -> Compression {
     // Skippable frames, which may come first, have magics 0x184D2A50 to 0x184D2A5F.
     let is_skippable = start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18];
     match start {
-        [0x1f, 0x8b, ..] => Magic::Readable(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Magic::Readable(Compression::Zstd),
-        _ if is_skippable => Magic::Readable(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0x00, ..] => Magic::Unsupported("xz"),
-        [b'B', b'Z', b'h', ..] => Magic::Unsupported("bzip2"),
-        _ => Magic::Readable(Compression::None),
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        _ if is_skippable => Compression::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0x00, ..] => Compression::Xz,
+        [b'B', b'Z', b'h', ..] => Compression::Bzip2,
+        _ => Compression::None,
     }
 }
 
@@ -97,10 +98,7 @@ pub(super) fn feed(
             Err(error) => return Err(StageError::Source(source.failure.take().unwrap_or(error))),
         }
     }
-    let compression = match recognise(&start[..have]) {
-        Magic::Readable(compression) => compression,
-        Magic::Unsupported(name) => return Err(StageError::UnsupportedCompression(name)),
-    };
+    let compression = recognise(&start[..have]);
     let mut compressed = BufReader::with_capacity(SOURCE_BUFFER_BYTES, start[..have].chain(&mut source));
     let pumped = match compression {
         Compression::None => pump(&mut compressed, full, empty),
@@ -109,6 +107,9 @@ pub(super) fn feed(
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             pump(&mut decoder, full, empty)
         }),
+        // Streams that follow one another are one, as in gzip and zstd.
+        Compression::Xz => pump(&mut XzReader::new_mem_limit(&mut compressed, true, XZ_MEMORY_MAX_KIB), full, empty),
+        Compression::Bzip2 => pump(&mut MultiBzDecoder::new(&mut compressed), full, empty),
     };
     // A decompressor may stop where its format ends; the digest covers every byte.
     let drained = match pumped {
