@@ -83,18 +83,7 @@ impl Store {
     }
 
     fn missing_file(&self, row: &LayerRecord) -> Option<&'static str> {
-        let directory = self.overlay.layer_dir(&row.id);
-        let has_link = self.overlay.below(&row.id).is_ok();
-        if !directory.join("diff").is_dir() {
-            Some("diff")
-        } else if !has_link {
-            Some("link")
-        } else if !row.parent.is_empty() && !directory.join("lower").is_file() {
-            Some("lower")
-        } else if !row.diff_digest.is_empty() && !self.tar_split(&row.id).is_file() {
-            Some("tar-split")
-        } else {
-            None
-        }
+        let has_split = row.diff_digest.is_empty() || self.tar_split(&row.id).is_file();
+        self.driver.missing(&row.id, !row.parent.is_empty()).or((!has_split).then_some("tar-split"))
     }
 }

@@ -17,14 +17,14 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sys::locks::RecordLock;
 
+use crate::driver::{Below, MountAs, NewLayer};
 use crate::error::{CreateContainerError, MountError, PathError, RemoveContainerError};
 use crate::fault;
 use crate::ids::{ContainerIds, MapRecord, let_pass, recorded_ids, user_namespace};
 use crate::options::{Transient, VolatileMounts};
-use crate::overlay::{Below, LOWER_MAX, is_mount_point, unmount_all};
+use crate::overlay::{LOWER_MAX, unmount_all};
 use crate::random;
 use crate::records::{ContainerRecord, LayerRecord, MountRecord};
-use crate::stage::DIFF;
 use crate::staging::{StagingDir, remove_tree};
 use crate::store::{STABLE, Store, VOLATILE};
 use crate::table::{Guard, RecordsError};
@@ -92,14 +92,14 @@ impl Store {
                 return Err(no_image(image));
             }
         }
-        let below = if parent.is_empty() { None } else { Some(self.overlay.below(&parent).map_err(path_error)?) };
+        let below = if parent.is_empty() { None } else { Some(self.driver.below(&parent).map_err(path_error)?) };
         if let (Some(below), Some(image)) = (&below, &new.image)
-            && below.depth() > LOWER_MAX
+            && below.depth > LOWER_MAX
         {
             return Err(CreateContainerError::TooDeep { container: new.id.clone(), image: image.clone() });
         }
         let layer =
-            random::layer_id().map_err(PathError::new("draw a name in", self.overlay.home())).map_err(path_error)?;
+            random::layer_id().map_err(PathError::new("draw a name in", self.driver.home())).map_err(path_error)?;
         let ids = self
             .choose_ids(&new.ids, &containers)
             .map_err(|source| CreateContainerError::Ids { container: new.id.clone(), source })?;
@@ -116,7 +116,7 @@ impl Store {
         let row = record_of(&new, &layer, now, file, ids.as_ref());
         let container = to_container(file, &row);
         let made = self
-            .make_container_layer(&layer, below.as_ref(), file, root)
+            .make_container_layer(&layer, below.as_ref(), file, ids.as_ref())
             .map_err(path_error)
             .and_then(|()| {
                 layers.rows_mut(file).push(layer_row);
@@ -158,23 +158,10 @@ impl Store {
         layer: &LayerId,
         below: Option<&Below>,
         file: usize,
-        root: Option<RootOwner>,
+        ids: Option<&IdMaps>,
     ) -> Result<(), PathError> {
-        let directory = self.overlay.layer_dir(layer.as_str());
-        fault::step("make layer directory").map_err(PathError::new("make directory", &directory))?;
-        for path in [&directory, &directory.join(DIFF)] {
-            DirBuilder::new().mode(0o700).create(path).map_err(PathError::new("make directory", path))?;
-        }
         let durability = if file == STABLE { Durability::Durable } else { Durability::Volatile };
-        let link = self.overlay.dress(&directory, below, durability)?;
-        self.overlay.link(&link, layer.as_str())?;
-        if let Some(root) = root {
-            let diff = directory.join(DIFF);
-            std::os::unix::fs::lchown(&diff, Some(root.uid), Some(root.gid))
-                .map_err(PathError::new("set owner of", diff))?;
-            let_pass(&directory, root)?;
-        }
-        if file == STABLE { self.overlay.sync_home() } else { Ok(()) }
+        self.driver.create(&NewLayer { id: layer.as_str(), below, durability, ids }, self.staging())
     }
 
     fn undo_create(&self, id: &ContainerId, layer: &LayerId, layers: &mut Guard<'_, LayerRecord>, file: usize) {
@@ -200,8 +187,8 @@ impl Store {
         }
         let mut mounts = self.mounts.write().map_err(records)?;
         let path_error = |source| MountError::Path { container: container.clone(), source };
-        let merged = self.overlay.merged(&row.layer);
-        let is_mounted = is_mount_point(&merged).map_err(path_error)?;
+        let merged = self.driver.merged(&row.layer);
+        let is_mounted = self.driver.is_mounted(&row.layer).map_err(path_error)?;
         if !is_mounted {
             let is_volatile = file == VOLATILE && self.volatile_mounts() == VolatileMounts::Allowed;
             let label = row.flag_text("MountLabel");
@@ -209,7 +196,8 @@ impl Store {
             let ids = recorded_ids(&row).map_err(no_ids)?;
             let users = ids.as_ref().map(user_namespace).transpose().map_err(io::Error::other).map_err(no_ids)?;
             let users = users.as_ref().map(AsFd::as_fd);
-            self.overlay.mount(&row.layer, &label, is_volatile, users).map_err(path_error)?;
+            let how = MountAs { label: &label, is_volatile, users };
+            self.driver.mount(&row.layer, &how).map_err(path_error)?;
         }
         let is_counted = mounts.find(&row.layer).is_some_and(|mount| mount.count > 0);
         if !(is_mounted && is_counted) {
@@ -223,7 +211,7 @@ impl Store {
             });
             if let Err(error) = mounts.save(STABLE) {
                 if !is_mounted && !fault::is_dead() {
-                    let _ = unmount_all(&merged);
+                    let _ = self.driver.unmount(&row.layer);
                 }
                 return Err(records(error));
             }
@@ -234,10 +222,10 @@ impl Store {
     /// Where a container's root file system is mounted, if it is: asked of the kernel.
     pub fn mounted_path(&self, container: &ContainerId) -> Result<Option<PathBuf>, MountError> {
         let (row, _) = self.find_for_mount(container)?;
-        let merged = self.overlay.merged(&row.layer);
-        let is_mounted =
-            is_mount_point(&merged).map_err(|source| MountError::Path { container: container.clone(), source })?;
-        Ok(is_mounted.then_some(merged))
+        let merged = self.driver.merged(&row.layer);
+        let is_there = if self.driver.has_mounts() { self.driver.is_mounted(&row.layer) } else { Ok(merged.is_dir()) };
+        let is_there = is_there.map_err(|source| MountError::Path { container: container.clone(), source })?;
+        Ok(is_there.then_some(merged))
     }
 
     /// Takes back one mount, ours or that of another tool that counts; the last one unmounts, in use or not. Fine if
@@ -255,8 +243,7 @@ impl Store {
 
     pub(crate) fn unmount_layer(&self, layer: &str, mounts: &mut Guard<'_, MountRecord>) -> Result<(), UnmountLayer> {
         fault::step("unmount").map_err(PathError::new("unmount", layer)).map_err(UnmountLayer::Path)?;
-        unmount_all(&self.overlay.merged(layer)).map_err(UnmountLayer::Path)?;
-        self.overlay.unmap(layer).map_err(UnmountLayer::Path)?;
+        self.driver.unmount(layer).map_err(UnmountLayer::Path)?;
         if mounts.find(layer).is_some() {
             mounts.rows_mut(STABLE).retain(|mount| mount.id != layer);
             mounts.save(STABLE).map_err(UnmountLayer::Records)?;

@@ -5,7 +5,7 @@
 
 use std::fs::Permissions;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::error::PathError;
 use crate::lock::SharedLock;
 use crate::records::ContainerRecord;
-use crate::store::Store;
+use crate::store::{CONTAINERS, Store};
 use crate::table::Guard;
 
 /// Whose subordinate ids automatic ones are. Source: containers/storage.
@@ -182,23 +182,16 @@ impl Store {
 
     /// Makes the directories that all containers share passable for root of a user namespace.
     pub(crate) fn let_containers_pass(&self) -> Result<(), PathError> {
-        let roots = [self.root(), self.runroot()].map(|root| root.join("overlay-containers"));
-        roots.iter().map(PathBuf::as_path).chain([self.overlay.home()]).try_for_each(let_everybody_pass)
+        let roots = [self.root(), self.runroot()].map(|root| self.beneath(root, CONTAINERS));
+        roots.iter().map(PathBuf::as_path).chain([self.driver.home()]).try_for_each(let_everybody_pass)
     }
 
     /// Whether kernel and file system can show a container's root file system with other owners than it has.
     ///
-    /// Overlay on id-mapped mounts came with Linux 5.19. Some file systems have no part in it.
+    /// Some file systems have no part in it.
     #[must_use]
     pub fn can_map_ids(&self) -> bool {
-        const OLDEST: (u32, u32) = (5, 19);
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
-        let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-        let one = vec![IdMapping { container_id: 0, host_id: 1, length: 1 }];
-        let Ok(maps) = IdMaps::new(one.clone(), one) else { return false };
-        let probe = |users: OwnedFd| sys::idmap::mapped_tree(&self.overlay.home().join("l"), users.as_fd());
-        version >= OLDEST && user_namespace(&maps).is_ok_and(|users| probe(users).is_ok())
+        self.driver.can_map_ids()
     }
 }
 

@@ -24,7 +24,6 @@ use crate::error::{MountImageError, PathError};
 use crate::fault;
 use crate::ids::{recorded_ids, user_namespace};
 use crate::images::{read_regular, replace_error};
-use crate::overlay::{is_mount_point, unmount_all};
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
 use crate::store::{STABLE, Store};
 use crate::table::Guard;
@@ -55,7 +54,7 @@ impl Store {
     pub fn image_mount_point(&self, image: &ImageId) -> Result<PathBuf, MountImageError> {
         let layers = self.layers.read().map_err(MountImageError::Records)?;
         let images = self.images.read().map_err(MountImageError::Records)?;
-        Ok(self.overlay.merged(top_layer(&layers, &images, image)?.as_str()))
+        Ok(self.driver.merged(top_layer(&layers, &images, image)?.as_str()))
     }
 
     /// Mounts an image read-only for a container, unless it is, and returns where.
@@ -74,14 +73,14 @@ impl Store {
         let mut mounts = self.mounts.write().map_err(MountImageError::Records)?;
         let failed = |source| MountImageError::Path { image: image.clone(), source };
         let mut held = self.held_by(holder).map_err(failed)?;
-        let merged = self.overlay.merged(layer.as_str());
-        let is_mounted = is_mount_point(&merged).map_err(failed)?;
+        let merged = self.driver.merged(layer.as_str());
+        let is_mounted = self.driver.is_mounted(layer.as_str()).map_err(failed)?;
         let is_held = held.iter().any(|held| held.image == *image && held.layer == layer);
         if is_mounted && is_held {
             return Ok(merged);
         }
         if !is_mounted {
-            self.overlay.mount_read_only(layer.as_str(), &label).map_err(failed)?;
+            self.driver.mount_read_only(layer.as_str(), &label).map_err(failed)?;
         }
         let before = mounts.find(layer.as_str()).map_or(0, |mount| mount.count).max(0);
         let row = MountRecord {
@@ -134,7 +133,7 @@ impl Store {
             .map_err(PathError::new("map ids at", target))
             .map_err(failed)?;
         std::fs::create_dir(target).map_err(PathError::new("make directory", target)).map_err(failed)?;
-        self.overlay.mount_mapped(layer.as_str(), &label, target, users.as_fd()).map_err(failed)
+        self.driver.mount_mapped(layer.as_str(), &label, target, users.as_fd()).map_err(failed)
     }
 
     /// Takes back one mount of a layer; the last one unmounts, in use or not.
@@ -187,11 +186,10 @@ impl Store {
     /// Unmounts an image that is about to be removed, whoever still counts on it.
     pub(crate) fn unmount_removed(&self, layer: &str) -> Result<(), UnmountLayer> {
         let mut mounts = self.mounts.write().map_err(UnmountLayer::Records)?;
-        let merged = self.overlay.merged(layer);
-        if mounts.find(layer).is_none() && !is_mount_point(&merged).map_err(UnmountLayer::Path)? {
+        if mounts.find(layer).is_none() && !self.driver.is_mounted(layer).map_err(UnmountLayer::Path)? {
             return Ok(());
         }
-        unmount_all(&merged).map_err(UnmountLayer::Path)?;
+        self.driver.unmount(layer).map_err(UnmountLayer::Path)?;
         mounts.rows_mut(STABLE).retain(|mount| mount.id != layer);
         mounts.save(STABLE).map_err(UnmountLayer::Records)
     }

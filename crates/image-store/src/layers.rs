@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::digest::Digest;
 use domain::id::LayerId;
-use durable::Durability;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+use crate::driver::Below;
 use crate::error::{CommitLayerError, PathError, RemoveLayerError};
 use crate::fault;
-use crate::overlay::{Below, LOWER_MAX, is_mount_point};
+use crate::overlay::LOWER_MAX;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::stage::StagedLayer;
 use crate::staging::{StagingDir, remove_tree};
@@ -98,7 +98,7 @@ impl Store {
 
     /// Whether a layer was finished and its files are still there: a record alone must not make a pull skip it.
     fn is_whole(&self, row: &LayerRecord) -> bool {
-        !row.is_incomplete() && self.overlay.diff(&row.id).is_dir()
+        !row.is_incomplete() && self.driver.diff(&row.id).is_dir()
     }
 
     /// Gives a staged layer its name, if it is what was expected.
@@ -121,10 +121,7 @@ impl Store {
             }
             self.below_of(&layers, parent)?
         };
-        let link = self
-            .overlay
-            .dress(staged.directory.path(), below.as_ref(), Durability::Durable)
-            .map_err(CommitLayerError::Path)?;
+        let dressed = self.driver.dress(staged.directory.path(), below.as_ref()).map_err(CommitLayerError::Path)?;
         // Declared before the lock, so that directories are deleted after it is let go.
         let mut away: Vec<StagingDir> = Vec::new();
         let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
@@ -146,7 +143,7 @@ impl Store {
         let record = record_of(&staged, &id, parent);
         // Left by a crash; no record mentions it.
         away.extend(self.take_layer_files(id.as_str()).map_err(CommitLayerError::Path)?);
-        let named = self.name_layer(staged, &id, &link).map_err(CommitLayerError::Path).and_then(|()| {
+        let named = self.name_layer(staged, &id, &dressed).map_err(CommitLayerError::Path).and_then(|()| {
             layers.rows_mut(STABLE).push(record);
             layers.save(STABLE).map_err(CommitLayerError::Records)
         });
@@ -169,20 +166,18 @@ impl Store {
         if !layers.find(parent.as_str()).is_some_and(|row| self.is_whole(row)) {
             return Err(CommitLayerError::NoParent { parent: parent.clone() });
         }
-        let below = self.overlay.below(parent.as_str()).map_err(CommitLayerError::Path)?;
+        let below = self.driver.below(parent.as_str()).map_err(CommitLayerError::Path)?;
         // One more lies on top: the container's.
-        if below.depth() + 1 > LOWER_MAX {
+        if below.depth + 1 > LOWER_MAX {
             return Err(CommitLayerError::TooDeep { limit: LOWER_MAX });
         }
         Ok(Some(below))
     }
 
-    fn name_layer(&self, staged: StagedLayer, id: &LayerId, link: &str) -> Result<(), PathError> {
+    fn name_layer(&self, staged: StagedLayer, id: &LayerId, dressed: &str) -> Result<(), PathError> {
         let StagedLayer { directory, split, .. } = staged;
         split.move_to(&self.tar_split(id.as_str()))?;
-        directory.move_to(&self.overlay.layer_dir(id.as_str()))?;
-        self.overlay.link(link, id.as_str())?;
-        self.overlay.sync_home()
+        self.driver.place(directory, id.as_str(), dressed)
     }
 
     pub(crate) fn tar_split(&self, id: &str) -> PathBuf {
@@ -191,9 +186,7 @@ impl Store {
 
     /// Takes everything of a layer but its record out of the way.
     pub(crate) fn take_layer_files(&self, id: &str) -> Result<Option<StagingDir>, PathError> {
-        self.overlay.unlink(id);
-        self.overlay.unmap(id)?;
-        let directory = self.staging().take(&self.overlay.layer_dir(id))?;
+        let directory = self.driver.take(id, self.staging())?;
         let split = self.tar_split(id);
         match std::fs::remove_file(&split) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -241,7 +234,7 @@ impl Store {
             let in_container = containers.iter().any(|row| row.layer == *id);
             // A name means that somebody keeps it for its own sake.
             let is_named = layers.find(id).is_none_or(|row| !row.names.is_empty());
-            let is_mounted = is_mount_point(&self.overlay.merged(id)).unwrap_or(true);
+            let is_mounted = self.driver.is_mounted(id).unwrap_or(true);
             if !(is_pinned || has_child || in_image || in_container || is_named || is_mounted || doomed.contains(id)) {
                 doomed.push(id.clone());
             }

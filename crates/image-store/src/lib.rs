@@ -11,6 +11,7 @@ mod artifacts;
 mod check;
 mod containers;
 mod crc64;
+mod driver;
 mod error;
 pub mod fault;
 mod ids;

@@ -9,13 +9,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use domain::id_maps::IdMaps;
+use domain::security::IdMapping;
 use durable::Durability;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
+use crate::driver::{Below, Driver, MountAs, NewLayer};
 use crate::error::PathError;
 use crate::fault;
+use crate::ids::{let_pass, user_namespace};
 use crate::random;
+use crate::recovery::names_in;
+use crate::stage::DIFF;
+use crate::staging::{Staging, StagingDir};
 
 /// Most directories below one another; the kernel's own limit for overlay.
 pub(crate) const LOWER_MAX: usize = 500;
@@ -71,21 +78,6 @@ pub(crate) fn is_mount_point(path: &Path) -> Result<bool, PathError> {
     }
 }
 
-/// What a layer lies on.
-pub(crate) struct Below {
-    /// The `lower` file of a layer on top of it.
-    pub(crate) lower: String,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-}
-
-impl Below {
-    pub(crate) fn depth(&self) -> usize {
-        self.lower.split(':').count()
-    }
-}
-
 impl Overlay {
     /// `home` is made if absent, and gets a private mount of its own unless it has one, so that mounts beneath it do
     /// not spread into other mount namespaces.
@@ -113,53 +105,12 @@ impl Overlay {
             .map_err(PathError::new("make private", &self.home))
     }
 
-    pub(crate) fn home(&self) -> &Path {
-        &self.home
-    }
-
-    pub(crate) fn layer_dir(&self, id: &str) -> PathBuf {
+    fn layer_dir(&self, id: &str) -> PathBuf {
         self.home.join(id)
     }
 
-    pub(crate) fn diff(&self, id: &str) -> PathBuf {
-        self.home.join(id).join("diff")
-    }
-
-    pub(crate) fn merged(&self, id: &str) -> PathBuf {
-        self.home.join(id).join("merged")
-    }
-
-    /// What a layer on top of `parent` needs to know.
-    pub(crate) fn below(&self, parent: &str) -> Result<Below, PathError> {
-        let directory = self.layer_dir(parent);
-        let link_path = directory.join("link");
-        let link = read_small(&link_path)?;
-        let link = link.trim();
-        if link.is_empty() || !link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(PathError::new("read", link_path)(io::Error::from(io::ErrorKind::InvalidData)));
-        }
-        let mut lower = format!("l/{link}");
-        match read_small(&directory.join("lower")) {
-            Ok(rest) if rest.trim().is_empty() => {}
-            Ok(rest) => {
-                lower.push(':');
-                lower.push_str(rest.trim());
-            }
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let diff = directory.join("diff");
-        let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
-        Ok(Below { lower, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
-    }
-
     /// Adds to a directory that has its `diff` what makes it a layer; returns the short name.
-    pub(crate) fn dress(
-        &self,
-        directory: &Path,
-        below: Option<&Below>,
-        durability: Durability,
-    ) -> Result<String, PathError> {
+    fn dress_as(&self, directory: &Path, below: Option<&Below>, durability: Durability) -> Result<String, PathError> {
         fault::step("dress layer directory").map_err(PathError::new("make", directory))?;
         let diff_path = directory.join("diff");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -189,14 +140,14 @@ impl Overlay {
     }
 
     /// Makes the short name lead to the layer.
-    pub(crate) fn link(&self, link: &str, id: &str) -> Result<(), PathError> {
+    fn link(&self, link: &str, id: &str) -> Result<(), PathError> {
         let path = self.home.join("l").join(link);
         fault::step("link layer").map_err(PathError::new("link", &path))?;
         std::os::unix::fs::symlink(format!("../{id}/diff"), &path).map_err(PathError::new("link", &path))
     }
 
     /// Removes the short name of a layer, if it has one.
-    pub(crate) fn unlink(&self, id: &str) {
+    fn unlink(&self, id: &str) {
         if let Ok(link) = read_small(&self.layer_dir(id).join("link")) {
             let link = link.trim();
             if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -206,7 +157,7 @@ impl Overlay {
     }
 
     /// Makes names and directories of the home survive a loss of power.
-    pub(crate) fn sync_home(&self) -> Result<(), PathError> {
+    fn sync_home(&self) -> Result<(), PathError> {
         for path in [self.home.join("l"), self.home.clone()] {
             fault::step("sync directory").map_err(PathError::new("sync", &path))?;
             open_dir(&path)?.sync_all().map_err(PathError::new("sync", &path))?;
@@ -223,33 +174,6 @@ impl Overlay {
             }
             _ => Ok(merged),
         }
-    }
-
-    /// Mounts an image layer with all below it, read-only, at its `merged` directory.
-    ///
-    /// With the flags CRI-O gives; whoever makes a mount on top of this one decides anew about executing.
-    pub(crate) fn mount_read_only(&self, id: &str, label: &str) -> Result<PathBuf, PathError> {
-        let merged = self.make_merged(&self.layer_dir(id))?;
-        let flags = mount_options(&self.mountopt).0 | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
-        self.mount_image(&self.image_lowers(id)?, label, flags, &merged)?;
-        Ok(merged)
-    }
-
-    /// Mounts an image layer with all below it, read-only, at a directory of one container; its files show the owners
-    /// `users` says. Nothing is made on top of this mount: it has the flags a root file system has at the least, because
-    /// a user namespace keeps those it finds, and older runtimes fail when they bind it with others.
-    pub(crate) fn mount_mapped(
-        &self,
-        id: &str,
-        label: &str,
-        target: &Path,
-        users: BorrowedFd<'_>,
-    ) -> Result<(), PathError> {
-        let directory = target.with_extension(MAPPED);
-        let lowers = map_lowers(&directory, &self.image_lowers(id)?, users)?;
-        let mounted = self.mount_image(&lowers, label, MountFlags::empty(), target);
-        unmap(&directory)?;
-        mounted
     }
 
     /// The directories of an image from its topmost layer down.
@@ -272,41 +196,8 @@ impl Overlay {
         call.mount(&self.home).map_err(PathError::new("mount overlay at", target))
     }
 
-    /// Mounts a read-write layer at its `merged` directory; what lies below it shows the owners `users` says.
-    pub(crate) fn mount(
-        &self,
-        id: &str,
-        label: &str,
-        is_volatile: bool,
-        users: Option<BorrowedFd<'_>>,
-    ) -> Result<PathBuf, PathError> {
-        let directory = self.layer_dir(id);
-        let merged = self.make_merged(&directory)?;
-        // Left by an unclean end of the machine; the kernel then refuses the upper directory.
-        let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
-        let mut lowers = self.lowers(id)?;
-        if let Some(users) = users {
-            lowers = map_lowers(&self.layer_dir(id).join(MAPPED), &lowers, users)?;
-        }
-        let (flags, mut options) = mount_options(&self.mountopt);
-        if is_volatile {
-            options.push("volatile".to_owned());
-        }
-        if !label.is_empty() {
-            options.push(format!("context=\"{label}\""));
-        }
-        let call = MountCall { lowers: &lowers, upper: Some(&directory), merged: &merged, options: &options, flags };
-        fault::step("mount").map_err(PathError::new("mount", &merged))?;
-        let mounted = call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged));
-        if users.is_some() {
-            // The overlay keeps mounts of its own.
-            self.unmap(id)?;
-        }
-        mounted.map(|()| merged)
-    }
-
     /// Takes away lower directories that were attached with other ids when a mount was cut off.
-    pub(crate) fn unmap(&self, id: &str) -> Result<(), PathError> {
+    fn unmap(&self, id: &str) -> Result<(), PathError> {
         unmap(&self.layer_dir(id).join(MAPPED))
     }
 
@@ -343,7 +234,7 @@ impl Overlay {
     }
 
     /// Makes missing short names again from the `link` files, and removes those that lead nowhere.
-    pub(crate) fn repair_links(&self) -> Result<(), PathError> {
+    fn repair_links(&self) -> Result<(), PathError> {
         let list = |path: &Path| std::fs::read_dir(path).map_err(PathError::new("list", path));
         let links = self.home.join("l");
         for entry in list(&links)?.flatten() {
@@ -365,6 +256,175 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+impl Driver for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn home(&self) -> &Path {
+        &self.home
+    }
+
+    fn layers_on_disk(&self) -> Vec<String> {
+        names_in(&self.home).into_iter().filter(|name| domain::id::LayerId::parse(name).is_ok()).collect()
+    }
+
+    fn diff(&self, id: &str) -> PathBuf {
+        self.layer_dir(id).join(DIFF)
+    }
+
+    fn merged(&self, id: &str) -> PathBuf {
+        self.layer_dir(id).join("merged")
+    }
+
+    fn below(&self, parent: &str) -> Result<Below, PathError> {
+        let directory = self.layer_dir(parent);
+        let link_path = directory.join("link");
+        let link = read_small(&link_path)?;
+        let link = link.trim();
+        if link.is_empty() || !link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(PathError::new("read", link_path)(io::Error::from(io::ErrorKind::InvalidData)));
+        }
+        let mut lower = format!("l/{link}");
+        match read_small(&directory.join("lower")) {
+            Ok(rest) if rest.trim().is_empty() => {}
+            Ok(rest) => {
+                lower.push(':');
+                lower.push_str(rest.trim());
+            }
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let diff = directory.join("diff");
+        let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
+        let depth = lower.split(':').count();
+        Ok(Below { lower, depth, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
+    }
+
+    fn dress(&self, staged: &Path, below: Option<&Below>) -> Result<String, PathError> {
+        self.dress_as(staged, below, Durability::Durable)
+    }
+
+    fn place(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError> {
+        staged.move_to(&self.layer_dir(id))?;
+        self.link(dressed, id)?;
+        self.sync_home()
+    }
+
+    fn create(&self, new: &NewLayer<'_>, _: &Staging) -> Result<(), PathError> {
+        let directory = self.layer_dir(new.id);
+        let diff = directory.join(DIFF);
+        fault::step("make layer directory").map_err(PathError::new("make directory", &directory))?;
+        for path in [&directory, &diff] {
+            make_dir(path, 0o700)?;
+        }
+        let link = self.dress_as(&directory, new.below, new.durability)?;
+        self.link(&link, new.id)?;
+        if let Some(root) = new.root() {
+            std::os::unix::fs::lchown(&diff, Some(root.uid), Some(root.gid))
+                .map_err(PathError::new("set owner of", diff))?;
+            let_pass(&directory, root)?;
+        }
+        if new.durability == Durability::Durable { self.sync_home() } else { Ok(()) }
+    }
+
+    fn take(&self, id: &str, staging: &Staging) -> Result<Option<StagingDir>, PathError> {
+        self.unlink(id);
+        self.unmap(id)?;
+        staging.take(&self.layer_dir(id))
+    }
+
+    fn has_mounts(&self) -> bool {
+        true
+    }
+
+    fn is_mounted(&self, id: &str) -> Result<bool, PathError> {
+        is_mount_point(&self.merged(id))
+    }
+
+    fn mount(&self, id: &str, how: &MountAs<'_>) -> Result<(), PathError> {
+        let directory = self.layer_dir(id);
+        let merged = self.make_merged(&directory)?;
+        // Left by an unclean end of the machine; the kernel then refuses the upper directory.
+        let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
+        let mut lowers = self.lowers(id)?;
+        if let Some(users) = how.users {
+            lowers = map_lowers(&self.layer_dir(id).join(MAPPED), &lowers, users)?;
+        }
+        let (flags, mut options) = mount_options(&self.mountopt);
+        if how.is_volatile {
+            options.push("volatile".to_owned());
+        }
+        if !how.label.is_empty() {
+            options.push(format!("context=\"{}\"", how.label));
+        }
+        let call = MountCall { lowers: &lowers, upper: Some(&directory), merged: &merged, options: &options, flags };
+        fault::step("mount").map_err(PathError::new("mount", &merged))?;
+        let mounted = call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged));
+        if how.users.is_some() {
+            // The overlay keeps mounts of its own.
+            self.unmap(id)?;
+        }
+        mounted
+    }
+
+    /// With the flags CRI-O gives; whoever makes a mount on top of this one decides anew about executing.
+    fn mount_read_only(&self, id: &str, label: &str) -> Result<(), PathError> {
+        let merged = self.make_merged(&self.layer_dir(id))?;
+        let flags = mount_options(&self.mountopt).0 | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        self.mount_image(&self.image_lowers(id)?, label, flags, &merged)
+    }
+
+    /// Nothing is made on top of this mount: it has the flags a root file system has at the least, because a user
+    /// namespace keeps those it finds, and older runtimes fail when they bind it with others.
+    fn mount_mapped(&self, id: &str, label: &str, target: &Path, users: BorrowedFd<'_>) -> Result<(), PathError> {
+        let directory = target.with_extension(MAPPED);
+        let lowers = map_lowers(&directory, &self.image_lowers(id)?, users)?;
+        let mounted = self.mount_image(&lowers, label, MountFlags::empty(), target);
+        unmap(&directory)?;
+        mounted
+    }
+
+    fn unmount(&self, id: &str) -> Result<(), PathError> {
+        unmount_all(&self.merged(id))?;
+        self.unmap(id)
+    }
+
+    fn missing(&self, id: &str, has_parent: bool) -> Option<&'static str> {
+        let directory = self.layer_dir(id);
+        let has_link = self.below(id).is_ok();
+        if !directory.join(DIFF).is_dir() {
+            Some("diff")
+        } else if !has_link {
+            Some("link")
+        } else if has_parent && !directory.join("lower").is_file() {
+            Some("lower")
+        } else {
+            None
+        }
+    }
+
+    fn repair(&self) -> Result<(), PathError> {
+        self.repair_links()
+    }
+
+    /// Overlay on id-mapped mounts came with Linux 5.19. Some file systems have no part in it.
+    fn can_map_ids(&self) -> bool {
+        const OLDEST: (u32, u32) = (5, 19);
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        version >= OLDEST && maps_ids(&self.home.join("l"))
+    }
+}
+
+/// Whether the file system of a directory takes part in id-mapped mounts.
+fn maps_ids(directory: &Path) -> bool {
+    let one = vec![IdMapping { container_id: 0, host_id: 1, length: 1 }];
+    let Ok(maps) = IdMaps::new(one.clone(), one) else { return false };
+    user_namespace(&maps).is_ok_and(|users| sys::idmap::mapped_tree(directory, users.as_fd()).is_ok())
 }
 
 /// Attaches id-mapped copies of lower directories in `directory`, by numbers.

@@ -123,7 +123,7 @@ impl Store {
         let path_error = |source| ReadLayerError::Path { layer: layer.clone(), source };
         let split_path = self.tar_split(layer.as_str());
         let split = File::open(&split_path).map_err(PathError::new("open", &split_path)).map_err(path_error)?;
-        let diff_path = self.overlay.diff(layer.as_str());
+        let diff_path = self.driver.diff(layer.as_str());
         let root = Root::open(&diff_path).map_err(PathError::new("open", &diff_path)).map_err(path_error)?;
         let mut copy = Copy { layer, output, digest: Sha256::new(), size: 0 };
         let mut lines = BufReader::new(MultiGzDecoder::new(BufReader::new(split)));

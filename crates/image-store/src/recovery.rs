@@ -17,17 +17,14 @@ use crate::error::PathError;
 use crate::images::{big_data_file, read_regular};
 use crate::layers::chain_of;
 use crate::options::Transient;
-use crate::overlay::is_mount_point;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::staging::{Leftovers, StagingDir, remove_tree};
-use crate::store::{Store, VOLATILE};
+use crate::store::{CONTAINERS, LAYERS, Store, VOLATILE};
 use crate::table::{Guard, RecordsError};
 use crate::types::MANIFEST_KEY;
 
 /// Largest manifest looked at for repair.
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
-/// Where containers have their directories, below root and run root.
-const CONTAINERS: &str = "overlay-containers";
 /// What `durable` calls files being written.
 const TEMPORARY_PREFIX: &str = ".tmp-";
 
@@ -62,7 +59,7 @@ impl Store {
             tell("leftovers of staging stay until the next start", &error);
         }
         self.remove_stale_files();
-        if let Err(error) = self.overlay.repair_links() {
+        if let Err(error) = self.driver.repair() {
             tell("short names of layers could not be repaired", &error);
         }
         Ok(())
@@ -77,7 +74,7 @@ impl Store {
         for file in 0..layers.files() {
             let is_dead = |row: &LayerRecord| {
                 let is_orphan = file == VOLATILE && !in_use.contains(row.id.as_str());
-                (row.is_incomplete() || is_orphan) && !is_mount_point(&self.overlay.merged(&row.id)).unwrap_or(true)
+                (row.is_incomplete() || is_orphan) && !self.driver.is_mounted(&row.id).unwrap_or(true)
             };
             if layers.rows(file).iter().any(is_dead) {
                 layers.rows_mut(file).retain(|row| !is_dead(row));
@@ -94,16 +91,16 @@ impl Store {
             Transient::No => self.runroot(),
             Transient::Yes => self.root(),
         };
-        let path = twin.join("overlay-layers/volatile-layers.json");
+        let path = self.beneath(twin, LAYERS).join("volatile-layers.json");
         if let Ok(Some(bytes)) = read_regular(&path, u64::from(u32::MAX)) {
             let rows: Vec<LayerRecord> = serde_json::from_slice(&bytes).unwrap_or_default();
             known.extend(rows.into_iter().map(|row| row.id));
         }
-        for id in names_in(self.overlay.home()) {
-            if LayerId::parse(&id).is_err() || known.contains(&id) {
+        for id in self.driver.layers_on_disk() {
+            if known.contains(&id) {
                 continue;
             }
-            if is_mount_point(&self.overlay.merged(&id)).unwrap_or(true) {
+            if self.driver.is_mounted(&id).unwrap_or(true) {
                 tracing::warn!(layer.id = id, "a layer no record mentions is mounted and stays");
                 continue;
             }
@@ -145,7 +142,7 @@ impl Store {
         let mut known: HashSet<String> = containers.iter().map(|row| row.id.clone()).collect();
         // Whoever uses the same root with the other setting of `transient_store` keeps volatile records elsewhere.
         for home in [self.root(), self.runroot()] {
-            let path = home.join(CONTAINERS).join("volatile-containers.json");
+            let path = self.beneath(home, CONTAINERS).join("volatile-containers.json");
             if let Ok(Some(bytes)) = read_regular(&path, u64::from(u32::MAX)) {
                 let rows: Vec<ContainerRecord> = serde_json::from_slice(&bytes).unwrap_or_default();
                 known.extend(rows.into_iter().map(|row| row.id));
@@ -153,11 +150,11 @@ impl Store {
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for home in [self.root(), self.runroot()] {
-            for id in names_in(&home.join(CONTAINERS)) {
+            for id in names_in(&self.beneath(home, CONTAINERS)) {
                 if ContainerId::parse(&id).is_err() || known.contains(&id) {
                     continue;
                 }
-                let path = home.join(CONTAINERS).join(&id);
+                let path = self.beneath(home, CONTAINERS).join(&id);
                 if mounts.contains(&format!("{}/", path.display())) {
                     tracing::warn!(container.id = id, "files of a container no record mentions are mounted and stay");
                 } else if let Err(error) = remove_tree(&path) {
@@ -197,11 +194,11 @@ impl Store {
         for (directory, own) in [
             (layers, "layers.json"),
             (self.images_dir(), "images.json"),
-            (self.root().join("overlay-containers"), "containers.json"),
-            (self.runroot().join("overlay-layers"), "mountpoints.json"),
+            (self.beneath(self.root(), CONTAINERS), "containers.json"),
+            (self.beneath(self.runroot(), LAYERS), "mountpoints.json"),
             // Where a transient store has its volatile tables.
-            (self.runroot().join("overlay-layers"), "layers.json"),
-            (self.runroot().join("overlay-containers"), "containers.json"),
+            (self.beneath(self.runroot(), LAYERS), "layers.json"),
+            (self.beneath(self.runroot(), CONTAINERS), "containers.json"),
         ] {
             // Ours alone are called like this, with the id of the writing process; a living one is not disturbed.
             for name in names_in(&directory) {
@@ -215,7 +212,7 @@ impl Store {
     }
 }
 
-fn names_in(path: &Path) -> Vec<String> {
+pub(crate) fn names_in(path: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }

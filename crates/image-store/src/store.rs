@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use domain::id::{ContainerId, LayerId};
 use durable::Durability;
 
+use crate::driver::Driver;
 use crate::error::{OpenError, PathError};
 use crate::ids::SubordinateFiles;
 use crate::options::{DevicePolicy, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
@@ -19,6 +20,11 @@ use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
 use crate::staging::Staging;
 use crate::table::{Table, TableFile};
+
+/// Kinds of records, as directories are called after them.
+pub(crate) const LAYERS: &str = "layers";
+pub(crate) const IMAGES: &str = "images";
+pub(crate) const CONTAINERS: &str = "containers";
 
 /// Index of the file with records that survive a loss of power.
 pub(crate) const STABLE: usize = 0;
@@ -43,7 +49,7 @@ pub struct Store {
     volatile_mounts: VolatileMounts,
     transient: Transient,
     subordinate_files: SubordinateFiles,
-    pub(crate) overlay: Overlay,
+    pub(crate) driver: Box<dyn Driver>,
     staging: Staging,
     pub(crate) layers: Table<LayerRecord>,
     pub(crate) images: Table<ImageRecord>,
@@ -69,54 +75,43 @@ impl Store {
                 return Err(OpenError::Path(PathError::new("use as a root", path)(error)));
             }
         }
-        if options.driver.is_empty() && !root.join("overlay").exists() {
-            for driver in OTHER_DRIVERS {
-                if root.join(driver).is_dir() {
-                    return Err(OpenError::OtherDriver { root, driver: driver.to_owned() });
-                }
-            }
-        }
-        let made = [&root, &runroot]
-            .into_iter()
-            .flat_map(|base| {
-                let kinds = ["overlay-layers", "overlay-images", "overlay-containers"];
-                std::iter::once(base.clone()).chain(kinds.map(|kind| base.join(kind)))
-            })
-            .chain([root.join("overlay")])
-            .filter(|path| *path != runroot.join("overlay-images"));
-        for path in made {
-            private_dir(&path).map_err(OpenError::Path)?;
-        }
-        let overlay = Overlay::open(root.join("overlay"), overlay_options.mountopt, overlay_options.skip_mount_home)
-            .map_err(OpenError::Path)?;
-        let (staging, leftovers) = Staging::open(overlay.home()).map_err(OpenError::Path)?;
-        let volatile_root = match options.transient {
-            Transient::No => &root,
-            Transient::Yes => &runroot,
+        let driver_name = if options.driver.is_empty() { existing_driver(&root)? } else { "overlay" };
+        private_dir(&root).map_err(OpenError::Path)?;
+        private_dir(&runroot).map_err(OpenError::Path)?;
+        let kind = |base: &Path, kind: &str| {
+            let path = base.join(format!("{driver_name}-{kind}"));
+            private_dir(&path).map_err(OpenError::Path).map(|()| path)
+        };
+        let home = root.join(driver_name);
+        private_dir(&home).map_err(OpenError::Path)?;
+        let driver: Box<dyn Driver> = Box::new(
+            Overlay::open(home, overlay_options.mountopt, overlay_options.skip_mount_home).map_err(OpenError::Path)?,
+        );
+        let (staging, leftovers) = Staging::open(driver.home()).map_err(OpenError::Path)?;
+        let (layers_dir, run_layers_dir) = (kind(&root, LAYERS)?, kind(&runroot, LAYERS)?);
+        let images_dir = kind(&root, IMAGES)?;
+        let (containers_dir, run_containers_dir) = (kind(&root, CONTAINERS)?, kind(&runroot, CONTAINERS)?);
+        let (volatile_layers, volatile_containers) = match options.transient {
+            Transient::No => (&layers_dir, &containers_dir),
+            Transient::Yes => (&run_layers_dir, &run_containers_dir),
         };
         let stable = |path| TableFile { path, durability: Durability::Durable };
         let volatile = |path| TableFile { path, durability: Durability::Volatile };
         let layers = Table::open(
-            &root.join("overlay-layers/layers.lock"),
-            vec![
-                stable(root.join("overlay-layers/layers.json")),
-                volatile(volatile_root.join("overlay-layers/volatile-layers.json")),
-            ],
+            &layers_dir.join("layers.lock"),
+            vec![stable(layers_dir.join("layers.json")), volatile(volatile_layers.join("volatile-layers.json"))],
         );
-        let images = Table::open(
-            &root.join("overlay-images/images.lock"),
-            vec![stable(root.join("overlay-images/images.json"))],
-        );
+        let images = Table::open(&images_dir.join("images.lock"), vec![stable(images_dir.join("images.json"))]);
         let containers = Table::open(
-            &volatile_root.join("overlay-containers/containers.lock"),
+            &volatile_containers.join("containers.lock"),
             vec![
-                stable(root.join("overlay-containers/containers.json")),
-                volatile(volatile_root.join("overlay-containers/volatile-containers.json")),
+                stable(containers_dir.join("containers.json")),
+                volatile(volatile_containers.join("volatile-containers.json")),
             ],
         );
         let mounts = Table::open(
-            &runroot.join("overlay-layers/mountpoints.lock"),
-            vec![volatile(runroot.join("overlay-layers/mountpoints.json"))],
+            &run_layers_dir.join("mountpoints.lock"),
+            vec![volatile(run_layers_dir.join("mountpoints.json"))],
         );
         let store = Self {
             layers: layers.map_err(OpenError::Records)?,
@@ -129,7 +124,7 @@ impl Store {
             subordinate_files: options.subordinate_files,
             root,
             runroot,
-            overlay,
+            driver,
             staging,
             pins: Arc::default(),
         };
@@ -154,7 +149,12 @@ impl Store {
     /// Name of the graph driver, by which directories are called.
     #[must_use]
     pub fn driver(&self) -> &'static str {
-        "overlay"
+        self.driver.name()
+    }
+
+    /// The directory of one kind of records in root or run root: `<root>/<driver>-<kind>`.
+    pub(crate) fn beneath(&self, root: &Path, kind: &str) -> PathBuf {
+        root.join(format!("{}-{kind}", self.driver()))
     }
 
     /// The engine's own directory of a container, which lasts: `<root>/overlay-containers/<id>/userdata`.
@@ -170,19 +170,19 @@ impl Store {
     }
 
     pub(crate) fn container_base(&self, container: &ContainerId) -> PathBuf {
-        self.root.join("overlay-containers").join(container.as_str())
+        self.beneath(&self.root, CONTAINERS).join(container.as_str())
     }
 
     pub(crate) fn container_run_base(&self, container: &ContainerId) -> PathBuf {
-        self.runroot.join("overlay-containers").join(container.as_str())
+        self.beneath(&self.runroot, CONTAINERS).join(container.as_str())
     }
 
     pub(crate) fn layers_dir(&self) -> PathBuf {
-        self.root.join("overlay-layers")
+        self.beneath(&self.root, LAYERS)
     }
 
     pub(crate) fn images_dir(&self) -> PathBuf {
-        self.root.join("overlay-images")
+        self.beneath(&self.root, IMAGES)
     }
 
     pub(crate) fn staging(&self) -> &Staging {
@@ -204,6 +204,18 @@ impl Store {
     pub(crate) fn transient(&self) -> Transient {
         self.transient
     }
+}
+
+/// The driver whose directories are in a root; overlay when there are none.
+fn existing_driver(root: &Path) -> Result<&'static str, OpenError> {
+    if !root.join("overlay").exists() {
+        for driver in OTHER_DRIVERS {
+            if root.join(driver).is_dir() {
+                return Err(OpenError::OtherDriver { root: root.to_owned(), driver: driver.to_owned() });
+            }
+        }
+    }
+    Ok("overlay")
 }
 
 /// Makes a directory nobody else can look into, or takes from others what they should not have.

@@ -36,7 +36,7 @@ impl Store {
         };
         let layer = layer.and_then(|layer| LayerId::parse(&layer).ok());
         let layer = layer.ok_or_else(|| UsageError::NoContainer { container: container.clone() })?;
-        Ok(LayerPlace { diff: self.overlay.diff(layer.as_str()), merged: self.overlay.merged(layer.as_str()) })
+        Ok(LayerPlace { diff: self.driver.diff(layer.as_str()), merged: self.driver.merged(layer.as_str()) })
     }
 }
 

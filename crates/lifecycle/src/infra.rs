@@ -95,7 +95,7 @@ impl Node {
         pause: Option<&LocalImage>,
     ) -> Result<Vec<u8>, RunSandboxError> {
         let image = pause.map_or_else(ImageConfig::default, |image| image.config.clone());
-        let rootfs = self.config.root.root.join("overlay").display().to_string();
+        let rootfs = self.store.root().join(self.store.driver()).display().to_string();
         let user = infra_user(plan, &image)
             .and_then(|user| self.user_inside(user, &plan.config, made.id_maps.as_ref(), b"", b""))
             .map_err(|error| RunSandboxError::Unsupported { what: format!("user of the infra container: {error}") })?;
