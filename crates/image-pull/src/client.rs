@@ -1,5 +1,6 @@
 //! The client: one per daemon; resolves sources and opens blobs.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,22 +10,20 @@ use domain::digest::Digest;
 use domain::id::ImageId;
 use sha2::{Digest as _, Sha256};
 
-use crate::auth::{Credentials, Login};
+use crate::auth::Credentials;
 use crate::blob::BlobStream;
 use crate::error::{BlobError, ResolveError};
 use crate::http::Http;
 use crate::http::proxy::ProxyOptions;
-use crate::http::session::Session;
 use crate::image::{ArtifactBlob, IndexManifest, LayerBlob, Origin, Resolved, ResolvedArtifact, ResolvedImage};
 use crate::manifest::{
     CONFIG_MAX_BYTES, Descriptor, INDEX_DEPTH_MAX, ImageManifest, MANIFEST_MAX_BYTES, Manifest, ManifestError,
     OCI_MANIFEST, parse_diff_ids, parse_manifest,
 };
+use crate::places::Places;
 use crate::platform::Platform;
 use crate::reference::{Reference, Selector};
-use crate::registries::{
-    CandidatesError, EndpointError, PullEndpoint, Registries, RegistriesError, RegistriesOptions, Transport,
-};
+use crate::registries::{CandidatesError, EndpointError, Registries, RegistriesError, RegistriesOptions};
 use crate::source::Source;
 use crate::{blocking, local};
 
@@ -35,15 +34,23 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From a request to the head of its answer.
     pub answer: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body; then the connection counts as broken and the body is resumed by another.
     pub stall: Duration,
+    /// Between two pieces of a blob, over all connections to one place; then that place is given up. None waits as long
+    /// as attempts last. A blob that comes slowly is waited for.
+    pub progress: Option<Duration>,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         // Connect as Go's dialer does; a registry may need to wake up an object store; a TCP connection that lost its
         // peer is silent for ever.
-        Self { connect: Duration::from_secs(30), answer: Duration::from_secs(60), stall: Duration::from_secs(60) }
+        Self {
+            connect: Duration::from_secs(30),
+            answer: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            progress: None,
+        }
     }
 }
 
@@ -219,7 +226,28 @@ impl Client {
         if !image.layers.iter().any(|known| known.digest == layer.digest && known.size == layer.size) {
             return Err(BlobError::ForeignLayer { digest: layer.digest.clone() });
         }
-        open_blob_of(&image.origin, &layer.digest, layer.size).await
+        open_blob_of(&image.origin, &layer.digest, layer.size, 0..layer.size).await
+    }
+
+    /// The bytes `range` of a layer's blob: exactly those, or an error as the last item.
+    ///
+    /// The same login, mirrors, retries and resuming as [`Client::open_blob`]. Nothing checks the bytes: whoever wants
+    /// parts has checksums for them. Errors: `BadRange` for one that is empty or outside the blob; `NoRanges` if no
+    /// place answers with parts, and the whole blob is to be read then.
+    pub async fn open_range(
+        &self,
+        image: &ResolvedImage,
+        layer: &LayerBlob,
+        range: Range<u64>,
+    ) -> Result<BlobStream, BlobError> {
+        if !image.layers.iter().any(|known| known.digest == layer.digest && known.size == layer.size) {
+            return Err(BlobError::ForeignLayer { digest: layer.digest.clone() });
+        }
+        if range.is_empty() || range.end > layer.size {
+            let (first, end, size) = (range.start, range.end, layer.size);
+            return Err(BlobError::BadRange { digest: layer.digest.clone(), first, end, size });
+        }
+        open_blob_of(&image.origin, &layer.digest, layer.size, range).await
     }
 
     /// [`Client::open_blob`] for a blob of an artifact.
@@ -231,7 +259,7 @@ impl Client {
         if !artifact.blobs.contains(blob) {
             return Err(BlobError::ForeignLayer { digest: blob.digest.clone() });
         }
-        open_blob_of(&artifact.origin, &blob.digest, blob.size).await
+        open_blob_of(&artifact.origin, &blob.digest, blob.size, 0..blob.size).await
     }
 
     async fn resolve_registry(
@@ -241,63 +269,53 @@ impl Client {
         platform: &Platform,
     ) -> Result<Resolved, ResolveError> {
         let registries = self.registries();
-        let mut endpoints = registries.endpoints(reference).map_err(|error| match error {
+        let endpoints = registries.endpoints(reference).map_err(|error| match error {
             EndpointError::Blocked { prefix } => ResolveError::Blocked { reference: reference.clone(), prefix },
             EndpointError::Location { location, .. } => {
                 ResolveError::Location { reference: reference.clone(), location }
             }
         })?;
-        let Some(last) = endpoints.pop() else { unreachable!("the registry itself is always an endpoint") };
+        let places = Places::new(&self.0.http, self.0.loopback, reference, &registries, credentials, endpoints);
         let mut failed = Vec::new();
-        for endpoint in &endpoints {
-            match self.resolve_at(endpoint, reference, &registries, credentials, platform).await {
+        for (index, asked) in places.references().enumerate() {
+            match resolve_at(&places, index, reference, asked, platform).await {
                 Ok(image) => return Ok(image),
                 Err(error) => {
-                    tracing::debug!(mirror = %endpoint.reference, error = crate::error::chain(&error), "mirror failed");
-                    failed.push((endpoint.reference.repository(), error));
+                    tracing::debug!(place = %asked, error = crate::error::chain(&error), "not to be had here");
+                    failed.push((asked.repository(), error));
                 }
             }
         }
-        let resolved = self.resolve_at(&last, reference, &registries, credentials, platform).await;
-        resolved.map_err(|error| match failed.is_empty() {
-            true => error,
-            false => ResolveError::WithMirrors { mirrors: failed, source: Box::new(error) },
+        let Some((_, source)) = failed.pop() else { unreachable!("the registry itself is always an endpoint") };
+        Err(match failed.is_empty() {
+            true => source,
+            false => ResolveError::WithMirrors { mirrors: failed, source: Box::new(source) },
         })
     }
+}
 
-    async fn resolve_at(
-        &self,
-        endpoint: &PullEndpoint,
-        reference: &Reference,
-        registries: &Registries,
-        credentials: &Credentials,
-        platform: &Platform,
-    ) -> Result<Resolved, ResolveError> {
-        let login = find_login(endpoint, reference, registries, credentials).await?;
-        let is_trusted_loopback =
-            self.0.loopback == LoopbackTrust::Insecure && is_loopback(endpoint.reference.domain());
-        let transport = if is_trusted_loopback { Transport::Insecure } else { endpoint.transport };
-        let wrong = |source| ResolveError::Registry {
-            what: "manifest".to_owned(),
-            reference: endpoint.reference.clone(),
-            source,
-        };
-        let session = Session::open(&self.0.http, &endpoint.reference, transport, login).await.map_err(wrong)?;
-        let selector = match endpoint.reference.selector() {
-            Selector::Tag(tag) => tag.as_str(),
-            Selector::Digest(digest) => digest.as_str(),
-        };
-        let (media_type, bytes) = session.manifest(selector, MANIFEST_MAX_BYTES).await.map_err(wrong)?;
-        let digest = digest_of(&bytes);
-        if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
-            return Err(ResolveError::DigestMismatch { what: "manifest", expected: expected.clone(), actual: digest });
-        }
-        let first = Document { bytes, digest };
-        let origin = Origin::Registry(Arc::new(session));
-        let mut resolved = assemble(origin, media_type, first, platform).await?;
-        resolved.set_names(vec![reference.clone()]);
-        Ok(resolved)
+async fn resolve_at(
+    places: &Arc<Places>,
+    index: usize,
+    reference: &Reference,
+    asked: &Reference,
+    platform: &Platform,
+) -> Result<Resolved, ResolveError> {
+    let place = places.open(index).await?;
+    let selector = match asked.selector() {
+        Selector::Tag(tag) => tag.as_str(),
+        Selector::Digest(digest) => digest.as_str(),
+    };
+    let wrong = |source| ResolveError::Registry { what: "manifest".to_owned(), reference: asked.clone(), source };
+    let (media_type, bytes) = place.session().manifest(selector, MANIFEST_MAX_BYTES).await.map_err(wrong)?;
+    let digest = digest_of(&bytes);
+    if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
+        return Err(ResolveError::DigestMismatch { what: "manifest", expected: expected.clone(), actual: digest });
     }
+    let first = Document { bytes, digest };
+    let mut resolved = assemble(Origin::Registry(place), media_type, first, platform).await?;
+    resolved.set_names(vec![reference.clone()]);
+    Ok(resolved)
 }
 
 impl Resolved {
@@ -312,9 +330,9 @@ impl Resolved {
     }
 }
 
-async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64) -> Result<BlobStream, BlobError> {
+async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobStream, BlobError> {
     match origin {
-        Origin::Registry(session) => BlobStream::open_remote(Arc::clone(session), digest, size).await,
+        Origin::Registry(place) => BlobStream::open_remote(place, digest, size, range).await,
         Origin::Local(local) => {
             let wrong = |source| BlobError::Local { digest: digest.clone(), path: local.path().to_owned(), source };
             let (files, wanted) = (Arc::clone(local), digest.clone());
@@ -322,38 +340,9 @@ async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64) -> Result<Blo
                 .await
                 .unwrap_or_else(|source| Err(local::not_read(source)))
                 .map_err(wrong)?;
-            BlobStream::open_local(local, slice, digest, size)
+            BlobStream::open_local(local, slice, digest, size, range)
         }
     }
-}
-
-/// The login for one endpoint. What a request brings is for the registry it names, never for a mirror elsewhere.
-async fn find_login(
-    endpoint: &PullEndpoint,
-    reference: &Reference,
-    registries: &Registries,
-    credentials: &Credentials,
-) -> Result<Option<Login>, ResolveError> {
-    let files = match credentials {
-        Credentials::Anonymous => return Ok(None),
-        Credentials::Request { login, .. } if endpoint.reference.domain() == reference.domain() => {
-            return Ok(Some(login.clone()));
-        }
-        Credentials::Request { elsewhere, .. } => elsewhere,
-        Credentials::Files(files) => files,
-    };
-    files
-        .find(&endpoint.reference, &registries.credential_helpers)
-        .await
-        .map_err(|source| ResolveError::Credentials { reference: endpoint.reference.clone(), source })
-}
-
-fn is_loopback(domain: &str) -> bool {
-    let host = match domain.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => domain.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Bytes whose digest is known because it was computed from them.
@@ -379,7 +368,8 @@ impl Origin {
             return Err(ResolveError::Manifest { what, digest: expected, source });
         }
         let bytes = match self {
-            Self::Registry(session) => {
+            Self::Registry(place) => {
+                let session = place.session();
                 let read = match what {
                     "configuration" => session.small_blob(&expected, limit).await,
                     _ => session.manifest(expected.as_str(), limit).await.map(|(_, bytes)| bytes),

@@ -551,6 +551,54 @@ pub enum BlobError {
         #[source]
         source: Option<Box<TransferError>>,
     },
+    /// No bytes came for as long as the operator waits. What comes slowly is waited for.
+    #[error("blob {digest}: no progress within {limit:?} at byte {received} of {declared}")]
+    NoProgress {
+        /// The blob.
+        digest: Digest,
+        /// Bytes yielded.
+        received: u64,
+        /// Bytes by the manifest.
+        declared: u64,
+        /// `pull_progress_timeout`.
+        limit: Duration,
+    },
+    /// A place that might have the blob cannot be asked.
+    #[error("ask for blob {digest}")]
+    Place {
+        /// The blob.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: Box<ResolveError>,
+    },
+    /// Mirrors failed, and so did the registry itself, whose failure counts.
+    #[error("mirrors also failed: {}", mirrors.iter().map(|(location, error)| format!("[{location}: {}]", chain(error))).collect::<Vec<_>>().join(", "))]
+    WithMirrors {
+        /// What happened at each mirror, in the order they were tried.
+        mirrors: Vec<(String, BlobError)>,
+        /// What happened at the registry.
+        #[source]
+        source: Box<BlobError>,
+    },
+    /// A part was asked for, and the whole was offered.
+    #[error("blob {digest}: the registry does not serve parts")]
+    NoRanges {
+        /// The blob.
+        digest: Digest,
+    },
+    /// The bytes asked for are none, or not all within the blob.
+    #[error("blob {digest} of {size} bytes has no bytes from {first} up to {end}")]
+    BadRange {
+        /// The blob.
+        digest: Digest,
+        /// The first byte asked for.
+        first: u64,
+        /// The first one after those.
+        end: u64,
+        /// Bytes by the manifest.
+        size: u64,
+    },
     /// The registry answered a range with another range.
     #[error("blob {digest}: asked for bytes from {wanted}, got {got:?}")]
     Range {
@@ -590,9 +638,12 @@ impl BlobError {
             Self::GaveUp { source, .. } => {
                 source.as_ref().map_or(ErrorKind::RegistryUnavailable, |source| source.kind())
             }
-            Self::Range { .. } => ErrorKind::Malformed,
+            Self::NoProgress { .. } => ErrorKind::TimedOut,
+            Self::Place { source, .. } => source.kind(),
+            Self::WithMirrors { source, .. } => source.kind(),
+            Self::NoRanges { .. } => ErrorKind::Unsupported,
+            Self::Range { .. } | Self::BadRange { .. } | Self::ForeignLayer { .. } => ErrorKind::Malformed,
             Self::Local { source, .. } => source.kind(),
-            Self::ForeignLayer { .. } => ErrorKind::Malformed,
         }
     }
 }

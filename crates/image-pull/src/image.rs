@@ -7,8 +7,8 @@ use bytes::Bytes;
 use domain::digest::Digest;
 use domain::id::ImageId;
 
-use crate::http::session::Session;
 use crate::local::LocalImage;
+use crate::places::Place;
 use crate::reference::Reference;
 
 /// The index a reference named, from which a platform's manifest was chosen.
@@ -122,6 +122,6 @@ pub enum Resolved {
 /// Where blobs of a resolved image are read from.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
-    Registry(Arc<Session>),
+    Registry(Place),
     Local(Arc<LocalImage>),
 }

@@ -20,6 +20,7 @@ mod http;
 mod image;
 mod local;
 pub mod manifest;
+mod places;
 pub mod platform;
 pub mod reference;
 pub mod registries;

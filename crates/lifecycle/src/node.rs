@@ -435,7 +435,7 @@ fn registry_client(
     }
     let mut timeouts = image_pull::Timeouts::default();
     if !config.image.pull_progress_timeout.is_zero() {
-        timeouts.stall = config.image.pull_progress_timeout;
+        timeouts.progress = Some(config.image.pull_progress_timeout);
     }
     let options = image_pull::ClientOptions {
         registries,

@@ -119,10 +119,17 @@ impl Session {
         self.get_whole(&target, HeaderMap::new(), limit).await.map(|(_, bytes)| bytes)
     }
 
-    /// A blob from byte `from` on: an answer of status 200 (whole) or 206 (the rest).
-    pub(crate) async fn blob(&self, digest: &Digest, from: u64) -> Result<(String, Response<Incoming>), RequestError> {
+    /// A blob from byte `from` on, up to `end` if given: an answer of status 200 (whole) or 206 (what was asked for).
+    pub(crate) async fn blob(
+        &self,
+        digest: &Digest,
+        from: u64,
+        end: Option<u64>,
+    ) -> Result<(String, Response<Incoming>), RequestError> {
         let mut headers = HeaderMap::new();
-        if from > 0 {
+        if let Some(end) = end {
+            headers.insert(RANGE, header(&format!("bytes={from}-{}", end.saturating_sub(1))));
+        } else if from > 0 {
             headers.insert(RANGE, header(&format!("bytes={from}-")));
         }
         let answered = self.get(&format!("/v2/{}/blobs/{digest}", self.path), headers).await?;

@@ -49,6 +49,12 @@ pub enum Body {
         declared: usize,
         bytes: Vec<u8>,
     },
+    /// Sends everything, `piece` bytes at a time with a pause between.
+    Slow {
+        bytes: Vec<u8>,
+        piece: usize,
+        pause: Duration,
+    },
     /// Chunks without end and without announced length.
     Endless,
 }
@@ -157,6 +163,7 @@ async fn serve(mut stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Seen>>)
         let (length, bytes) = match &reply.body {
             Body::Full(bytes) => (Some(bytes.len()), bytes.as_slice()),
             Body::Truncated { declared, bytes } | Body::Stalled { declared, bytes } => (Some(*declared), &**bytes),
+            Body::Slow { bytes, .. } => (Some(bytes.len()), &b""[..]),
             Body::Endless => (None, &b""[..]),
         };
         head.push_str(&length.map_or("transfer-encoding: chunked\r\n\r\n".to_owned(), |length| {
@@ -168,6 +175,12 @@ async fn serve(mut stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Seen>>)
             Body::Full(_) => {}
             Body::Truncated { .. } => return None,
             Body::Stalled { .. } => tokio::time::sleep(Duration::from_secs(600)).await,
+            Body::Slow { bytes, piece, pause } => {
+                for piece in bytes.chunks(piece) {
+                    stream.write_all(piece).await.ok()?;
+                    tokio::time::sleep(pause).await;
+                }
+            }
             Body::Endless => loop {
                 let chunk = [&b"4000\r\n"[..], &[7; 0x4000], b"\r\n"].concat();
                 stream.write_all(&chunk).await.ok()?;
@@ -254,6 +267,7 @@ pub fn options(directory: &Path) -> ClientOptions {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(2),
             stall: Duration::from_millis(300),
+            progress: None,
         },
         retry: RetryPolicy {
             attempts: 4,
