@@ -2,7 +2,7 @@
 # make test     everything CI runs: packages, lint, build, all tests
 # make build    every binary, unoptimised (what demo and tests use)
 # make lint     formatting, house rules, clippy; cargo-deny where it is installed
-# make bench    optimised build, measured against Debian's containerd
+# make bench    optimised build, measured against Debian's containerd (pods, pulls) and skopeo (pulls)
 # make install  optimised build into $(DESTDIR)$(PREFIX)/bin
 # make fuzz     half a million mutations through every parser of foreign bytes (ROUNDS=N for N times 20,000)
 
@@ -52,6 +52,7 @@ bench: release
 	.ci/setup bench
 	$(CARGO) build --release --package cri-bench
 	tests/bench.sh $(RELEASE_DIR)
+	tests/bench-pull.sh $(RELEASE_DIR)
 
 install: release
 	install -d $(DESTDIR)$(PREFIX)/bin
