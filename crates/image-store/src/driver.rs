@@ -102,11 +102,22 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// `users` says.
     fn mount_mapped(&self, id: &str, label: &str, target: &Path, users: BorrowedFd<'_>) -> Result<(), PathError>;
 
+    /// Mounts a layer with all below it, read-only, at a directory of the caller's, to see whether it can be.
+    fn try_mount(&self, id: &str, label: &str, target: &Path) -> Result<(), PathError>;
+
     /// Takes every mount of the layer away, in use or not; fine if there is none.
     fn unmount(&self, id: &str) -> Result<(), PathError>;
 
     /// What is missing of a layer's files, by its name in the layout.
     fn missing(&self, id: &str, has_parent: bool) -> Option<&'static str>;
+
+    /// What lies in the driver's home and leads to no layer.
+    fn strays(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Gives back what opening took of the node, unless somebody else uses it.
+    fn let_go(&self) {}
 
     /// Repairs what can be made again from what is there.
     fn repair(&self) -> Result<(), PathError>;

@@ -36,14 +36,14 @@ mod usage;
 pub use artifacts::{
     ArtifactError, ArtifactStaging, ArtifactStore, Forget, NewArtifact, StageBlobError, StoredArtifact, fuzz_index,
 };
-pub use check::Damage;
+pub use check::{CheckOptions, Damage, Depth, OnContainers, RepairError, RepairOptions, Report, Stray, StrayKind};
 pub use error::{
     BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, MountImageError, OpenError,
     PathError, PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,
 };
 pub use ids::{ContainerIds, FindIdsError, SubordinateFiles};
 pub use layers::{LayerPin, layer_id};
-pub use options::{DevicePolicy, OptionsError, StoreOptions, Transient, VolatileMounts};
+pub use options::{DevicePolicy, OnOpen, OptionsError, StoreOptions, Transient, VolatileMounts};
 pub use readback::ReadLayerError;
 pub use records::parse_records;
 pub use stage::StagedLayer;

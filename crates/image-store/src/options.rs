@@ -27,6 +27,18 @@ pub struct StoreOptions {
     pub subordinate_files: SubordinateFiles,
     /// Whether overlays of volatile containers are mounted with `volatile` (`disable-volatile` of storage.conf).
     pub volatile_mounts: VolatileMounts,
+    /// Whether opening repairs what a crash left.
+    pub on_open: OnOpen,
+}
+
+/// What opening a store does about what a crash left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnOpen {
+    /// Removes it.
+    #[default]
+    Recover,
+    /// Leaves it, for whoever wants to look.
+    LeaveAsIs,
 }
 
 /// Where the records of volatile containers lie.

@@ -377,6 +377,24 @@ impl Driver for Overlay {
         self.mount_image(&self.image_lowers(id)?, label, flags, &merged)
     }
 
+    fn try_mount(&self, id: &str, label: &str, target: &Path) -> Result<(), PathError> {
+        self.mount_image(&self.image_lowers(id)?, label, MountFlags::NOEXEC | MountFlags::NOSUID, target)
+    }
+
+    /// Short names.
+    fn strays(&self) -> Vec<PathBuf> {
+        let links = self.home.join("l");
+        let is_dangling =
+            |path: &PathBuf| std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        names_in(&links).into_iter().map(|link| links.join(link)).filter(is_dangling).collect()
+    }
+
+    fn let_go(&self) {
+        if self.is_home_mounted {
+            let _ = rustix::mount::unmount(&self.home, UnmountFlags::NOFOLLOW);
+        }
+    }
+
     /// Nothing is made on top of this mount: it has the flags a root file system has at the least, because a user
     /// namespace keeps those it finds, and older runtimes fail when they bind it with others.
     fn mount_mapped(&self, id: &str, label: &str, target: &Path, users: BorrowedFd<'_>) -> Result<(), PathError> {

@@ -17,7 +17,7 @@ use crate::error::PathError;
 use crate::images::{big_data_file, read_regular};
 use crate::layers::chain_of;
 use crate::options::Transient;
-use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
+use crate::records::{ContainerRecord, ImageRecord, LayerRecord, Record};
 use crate::staging::{Leftovers, StagingDir, remove_tree};
 use crate::store::{CONTAINERS, LAYERS, Store, VOLATILE};
 use crate::table::{Guard, RecordsError};
@@ -86,16 +86,7 @@ impl Store {
 
     fn remove_unmentioned_layers(&self, layers: &Guard<'_, LayerRecord>, away: &mut Vec<StagingDir>) {
         let mut known: HashSet<String> = layers.iter().map(|row| row.id.clone()).collect();
-        // Whoever uses the same root with the other setting of `transient_store` keeps volatile records elsewhere.
-        let twin = match self.transient() {
-            Transient::No => self.runroot(),
-            Transient::Yes => self.root(),
-        };
-        let path = self.beneath(twin, LAYERS).join("volatile-layers.json");
-        if let Ok(Some(bytes)) = read_regular(&path, u64::from(u32::MAX)) {
-            let rows: Vec<LayerRecord> = serde_json::from_slice(&bytes).unwrap_or_default();
-            known.extend(rows.into_iter().map(|row| row.id));
-        }
+        known.extend(self.twin_layers());
         for id in self.driver.layers_on_disk() {
             if known.contains(&id) {
                 continue;
@@ -140,14 +131,7 @@ impl Store {
     /// Directories of containers whose creation ended before they were recorded. The lock keeps others from creating.
     fn remove_unmentioned_containers(&self, containers: &Guard<'_, ContainerRecord>) {
         let mut known: HashSet<String> = containers.iter().map(|row| row.id.clone()).collect();
-        // Whoever uses the same root with the other setting of `transient_store` keeps volatile records elsewhere.
-        for home in [self.root(), self.runroot()] {
-            let path = self.beneath(home, CONTAINERS).join("volatile-containers.json");
-            if let Ok(Some(bytes)) = read_regular(&path, u64::from(u32::MAX)) {
-                let rows: Vec<ContainerRecord> = serde_json::from_slice(&bytes).unwrap_or_default();
-                known.extend(rows.into_iter().map(|row| row.id));
-            }
-        }
+        known.extend(self.twin_containers());
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for home in [self.root(), self.runroot()] {
             for id in names_in(&self.beneath(home, CONTAINERS)) {
@@ -162,6 +146,21 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Whoever uses the same root with the other setting of `transient_store` keeps volatile records elsewhere.
+    pub(crate) fn twin_layers(&self) -> Vec<String> {
+        let twin = match self.transient() {
+            Transient::No => self.runroot(),
+            Transient::Yes => self.root(),
+        };
+        ids_in::<LayerRecord>(&self.beneath(twin, LAYERS).join("volatile-layers.json"))
+    }
+
+    /// Likewise of containers.
+    pub(crate) fn twin_containers(&self) -> Vec<String> {
+        let files = [self.root(), self.runroot()].map(|home| self.beneath(home, CONTAINERS));
+        files.iter().flat_map(|path| ids_in::<ContainerRecord>(&path.join("volatile-containers.json"))).collect()
     }
 
     /// The current manifest is the one file of an image that is ever replaced; the record says by which digest, and
@@ -210,6 +209,12 @@ impl Store {
             }
         }
     }
+}
+
+fn ids_in<R: Record>(path: &Path) -> Vec<String> {
+    let Ok(Some(bytes)) = read_regular(path, u64::from(u32::MAX)) else { return Vec::new() };
+    let rows: Vec<R> = serde_json::from_slice(&bytes).unwrap_or_default();
+    rows.iter().map(|row| row.id().to_owned()).collect()
 }
 
 pub(crate) fn names_in(path: &Path) -> Vec<String> {

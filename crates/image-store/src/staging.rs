@@ -7,6 +7,7 @@
 //! `pending/<layer id>` there marks layers that may have no image yet, or no more: when their process died, those
 //! still unused are removed too.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -143,6 +144,40 @@ impl Staging {
     /// Takes [`Staging::mark_pending`] back. A mark that stays does no harm: it is looked at again later.
     pub(crate) fn unmark_pending(&self, layer: &str) {
         let _ = std::fs::remove_file(self.instance.join(PENDING).join(layer));
+    }
+}
+
+impl Staging {
+    /// Every part, those of the living and those of the dead; none while one comes.
+    fn instances(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let area_lock = open_lock(&self.area.join(LOCK)).ok();
+        let _held = area_lock.as_ref().map(|lock| lock_record(lock.as_fd(), RecordLock::Exclusive));
+        let Ok(entries) = std::fs::read_dir(&self.area) else { return Default::default() };
+        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.map(|entry| entry.path()).partition(|instance| !self.is_dead(instance))
+    }
+
+    /// Whether the process an instance belongs to is gone.
+    fn is_dead(&self, instance: &Path) -> bool {
+        // Not made if it is missing: then it is being removed.
+        *instance != self.instance
+            && File::options().read(true).write(true).open(instance.join(LOCK)).is_ok_and(|lock| {
+                let is_free = try_lock_record(lock.as_fd(), RecordLock::Exclusive).unwrap_or(false);
+                // Closing would let go too; sooner is better for whoever asks next.
+                let _ = unlock_record(lock.as_fd());
+                is_free
+            })
+    }
+
+    /// Parts of processes that are gone.
+    pub(crate) fn left_by_the_dead(&self) -> Vec<PathBuf> {
+        self.instances().1
+    }
+
+    /// Layers that processes which live, this one too, mark as about to be used or to go.
+    pub(crate) fn marked_by_the_living(&self) -> HashSet<String> {
+        let marks = self.instances().0.into_iter().filter_map(|instance| std::fs::read_dir(instance.join(PENDING)).ok());
+        marks.flatten().flatten().filter_map(|mark| mark.file_name().into_string().ok()).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use durable::Durability;
 use crate::driver::Driver;
 use crate::error::{OpenError, PathError};
 use crate::ids::SubordinateFiles;
-use crate::options::{DevicePolicy, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
+use crate::options::{DevicePolicy, OnOpen, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
 use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
 use crate::staging::Staging;
@@ -33,7 +33,7 @@ pub(crate) const VOLATILE: usize = 1;
 
 /// Permission bits the store's directories may have: of others, only the right to pass, which some configurations
 /// need for user namespaces.
-const DIRECTORY_MODE_MASK: u32 = 0o711;
+pub(crate) const DIRECTORY_MODE_MASK: u32 = 0o711;
 
 /// Drivers whose directories tell that a root was made by them.
 const OTHER_DRIVERS: [&str; 5] = ["vfs", "btrfs", "zfs", "aufs", "devicemapper"];
@@ -66,6 +66,7 @@ impl Store {
     pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
         check_driver(&options.driver).map_err(OpenError::Options)?;
         let overlay_options = OverlayOptions::parse(&options.driver_options).map_err(OpenError::Options)?;
+        let on_open = options.on_open;
         let StoreOptions { root, runroot, .. } = options;
         for path in [&root, &runroot] {
             // Separators of overlay's mount options; the field does not escape them either.
@@ -76,14 +77,14 @@ impl Store {
             }
         }
         let driver_name = if options.driver.is_empty() { existing_driver(&root)? } else { "overlay" };
-        private_dir(&root).map_err(OpenError::Path)?;
-        private_dir(&runroot).map_err(OpenError::Path)?;
+        private_dir(&root, on_open).map_err(OpenError::Path)?;
+        private_dir(&runroot, on_open).map_err(OpenError::Path)?;
         let kind = |base: &Path, kind: &str| {
             let path = base.join(format!("{driver_name}-{kind}"));
-            private_dir(&path).map_err(OpenError::Path).map(|()| path)
+            private_dir(&path, on_open).map_err(OpenError::Path).map(|()| path)
         };
         let home = root.join(driver_name);
-        private_dir(&home).map_err(OpenError::Path)?;
+        private_dir(&home, on_open).map_err(OpenError::Path)?;
         let driver: Box<dyn Driver> = Box::new(
             Overlay::open(home, overlay_options.mountopt, overlay_options.skip_mount_home).map_err(OpenError::Path)?,
         );
@@ -130,8 +131,19 @@ impl Store {
         };
         // There from the beginning, as other tools make it.
         drop(store.id_lock().map_err(OpenError::Path)?);
-        store.recover(leftovers).map_err(OpenError::Records)?;
+        if on_open == OnOpen::Recover {
+            store.recover(leftovers).map_err(OpenError::Records)?;
+        }
         Ok(store)
+    }
+
+    /// Ends the use of a store by a program that does not stay: unless somebody else uses it, nothing is mounted
+    /// afterwards that was not before.
+    pub fn close(self) {
+        let Self { staging, driver, .. } = self;
+        // Has a file open in the driver's home.
+        drop(staging);
+        driver.let_go();
     }
 
     /// The graph root.
@@ -189,6 +201,14 @@ impl Store {
         &self.staging
     }
 
+    /// What nobody else is to look into.
+    pub(crate) fn private_directories(&self) -> Vec<PathBuf> {
+        let own = [&self.root, &self.runroot].map(Clone::clone).into_iter();
+        let lasting = [LAYERS, IMAGES, CONTAINERS].map(|kind| self.beneath(&self.root, kind));
+        let passing = [LAYERS, CONTAINERS].map(|kind| self.beneath(&self.runroot, kind));
+        own.chain([self.driver.home().to_owned()]).chain(lasting).chain(passing).collect()
+    }
+
     pub(crate) fn devices(&self) -> DevicePolicy {
         self.devices
     }
@@ -219,8 +239,11 @@ fn existing_driver(root: &Path) -> Result<&'static str, OpenError> {
 }
 
 /// Makes a directory nobody else can look into, or takes from others what they should not have.
-fn private_dir(path: &Path) -> Result<(), PathError> {
+fn private_dir(path: &Path, on_open: OnOpen) -> Result<(), PathError> {
     DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(PathError::new("make directory", path))?;
+    if on_open == OnOpen::LeaveAsIs {
+        return Ok(());
+    }
     let mode = std::fs::metadata(path).map_err(PathError::new("look at", path))?.permissions().mode() & 0o7777;
     if mode & !DIRECTORY_MODE_MASK != 0 {
         let tightened = std::fs::Permissions::from_mode(mode & DIRECTORY_MODE_MASK);

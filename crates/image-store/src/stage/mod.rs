@@ -29,7 +29,8 @@ use crate::tar::{Kind, Reader, TarError};
 use crate::types::{LayerContents, StageOptions};
 use feed::{PIECES_IN_FLIGHT, Piece};
 use split::{Seen, SplitWriter};
-use unpack::{SparseWriter, Tree, clean, finish_file, unpack_error, write_plain};
+pub(crate) use unpack::clean;
+use unpack::{SparseWriter, Tree, finish_file, unpack_error, write_plain};
 
 /// Most members of one layer: ten times the largest layers in the field; each takes an inode.
 const ENTRIES_MAX: u64 = 5_000_000;

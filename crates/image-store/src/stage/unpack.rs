@@ -34,7 +34,7 @@ const IMPLICIT_DIRECTORY_MODE: u32 = 0o755;
 /// A path inside the layer: no `.`, no `..`, no slash at either end. Empty for the layer's own directory.
 ///
 /// Source: containers/storage cleans names by text before it looks at the disk.
-pub(super) fn clean(name: &[u8]) -> Result<Vec<u8>, TarError> {
+pub(crate) fn clean(name: &[u8]) -> Result<Vec<u8>, TarError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|byte| *byte == b'/') {
         match part {
