@@ -6,7 +6,6 @@
 /// Keys, or tables that end in `.*`.
 pub(crate) const NOT_YET: &[&str] = &[
     "crio.imagestore",
-    "crio.internal_repair",
     "crio.api.stream_tls_cert",
     "crio.api.stream_tls_key",
     "crio.api.stream_tls_ca",

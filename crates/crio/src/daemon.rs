@@ -11,7 +11,7 @@ use cri_api::beyond::progress_service_server::ProgressServiceServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
 use cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use cri_service::{ImageApi, ProgressApi, RuntimeApi};
-use lifecycle::{Node, RegistryFiles};
+use lifecycle::{Node, RegistryFiles, Wipe};
 use streaming::Streaming;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::service::Routes;
@@ -70,7 +70,7 @@ pub(crate) fn run(invocation: Invocation) -> Done {
     result
 }
 
-fn start_logs(invocation: &Invocation, config: &Config) -> Result<telemetry::Handle, Box<dyn Error>> {
+pub(crate) fn start_logs(invocation: &Invocation, config: &Config) -> Result<telemetry::Handle, Box<dyn Error>> {
     let settings = telemetry::Settings {
         level: config.runtime.log_level.as_str().parse()?,
         format: match invocation.options.log_format {
@@ -95,12 +95,12 @@ async fn serve(invocation: &Invocation, mut config: Config, logs: &telemetry::Ha
         registries_conf_dir: invocation.options.registries_conf_dir.clone(),
     };
     let (versions, clean_shutdown) = (VersionFiles::of(&config), config.root.clean_shutdown_file.clone());
-    let is_wiping = config.root.internal_wipe && version_files::is_outdated(versions.volatile.as_deref());
+    let wipe = versions.wipe(&config);
     let (receive_max, send_max) = (bytes(config.api.grpc_max_recv_msg_size), bytes(config.api.grpc_max_send_msg_size));
     let socket = config.api.listen.clone();
     let node = Node::open(config.clone(), files).await?;
-    if is_wiping {
-        node.remove_all_sandboxes().await;
+    if let Some(what) = wipe {
+        node.wipe(what).await;
     }
     let backend = Arc::new(Sessions(Arc::clone(&node)));
     let (streaming, streaming_server) = Streaming::bind(&streaming_options, backend).await?;
@@ -154,6 +154,17 @@ struct VersionFiles {
 impl VersionFiles {
     fn of(config: &Config) -> Self {
         Self { volatile: config.root.version_file.clone(), persistent: config.root.version_file_persist.clone() }
+    }
+
+    /// What an earlier boot or version left and is to go. Another version takes images along. Source: CRI-O.
+    fn wipe(&self, config: &Config) -> Option<Wipe> {
+        if !config.root.internal_wipe {
+            None
+        } else if version_files::is_outdated(self.persistent.as_deref()) {
+            Some(Wipe::SandboxesAndImages)
+        } else {
+            version_files::is_outdated(self.volatile.as_deref()).then_some(Wipe::Sandboxes)
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod serve;
 mod sessions;
 mod side_door;
 mod status;
+mod storage_verbs;
 mod verbs;
 mod version_files;
 
@@ -27,6 +28,8 @@ fn command() -> Command {
         .disable_version_flag(true)
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Print the version"))
         .subcommand(verbs::config_command())
+        .subcommand(storage_verbs::check_command())
+        .subcommand(storage_verbs::wipe_command())
         .subcommand(status::command())
         .subcommand(verbs::version_command())
         .subcommand(verbs::publish_command());
@@ -59,6 +62,8 @@ fn main() -> ExitCode {
     let result = match matches.subcommand() {
         None => daemon::run(invocation),
         Some(("config", arguments)) => verbs::config(&invocation, arguments),
+        Some(("check", arguments)) => storage_verbs::check(&invocation, arguments),
+        Some(("wipe", arguments)) => storage_verbs::wipe(&invocation, arguments),
         Some(("status", arguments)) => status::run(arguments),
         Some(("version", arguments)) => verbs::version(arguments),
         Some(("publish", _)) => verbs::publish(),

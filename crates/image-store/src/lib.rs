@@ -32,6 +32,7 @@ mod table;
 pub mod tar;
 mod types;
 mod usage;
+mod wipe;
 
 pub use artifacts::{
     ArtifactError, ArtifactStaging, ArtifactStore, Forget, NewArtifact, StageBlobError, StoredArtifact, fuzz_index,

@@ -176,7 +176,8 @@ impl Staging {
 
     /// Layers that processes which live, this one too, mark as about to be used or to go.
     pub(crate) fn marked_by_the_living(&self) -> HashSet<String> {
-        let marks = self.instances().0.into_iter().filter_map(|instance| std::fs::read_dir(instance.join(PENDING)).ok());
+        let marks =
+            self.instances().0.into_iter().filter_map(|instance| std::fs::read_dir(instance.join(PENDING)).ok());
         marks.flatten().flatten().filter_map(|mark| mark.file_name().into_string().ok()).collect()
     }
 }

@@ -94,7 +94,11 @@ fn every_damage_is_named_and_repaired_and_nothing_good_goes() {
         (
             "changed file",
             |set| replace(&set.layer(&set.top).join("diff/etc/second"), b"X"),
-            &["layer T does not give its tar back", "image D is made of layer T, which is damaged", "container C is made"],
+            &[
+                "layer T does not give its tar back",
+                "image D is made of layer T, which is damaged",
+                "container C is made",
+            ],
             TOP_GONE,
         ),
         (
@@ -183,9 +187,9 @@ fn every_damage_is_named_and_repaired_and_nothing_good_goes() {
             "configuration changed",
             |set| {
                 let directory = std::fs::read_dir(set.image()).unwrap().map(|entry| entry.unwrap());
-                let path = directory.map(|entry| entry.path()).find(|path| {
-                    path.file_name().unwrap().to_str().unwrap().starts_with("=c2hh")
-                });
+                let path = directory
+                    .map(|entry| entry.path())
+                    .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("=c2hh"));
                 let mut bytes = std::fs::read(path.as_ref().unwrap()).unwrap();
                 bytes[3] ^= 1;
                 replace(&path.unwrap(), &bytes);

@@ -11,8 +11,8 @@ use common::{
 };
 use domain::id::ImageId;
 use image_store::{
-    CreateContainerError, FindImageError, LayerPin, OpenError, PutImageError, RemoveImageError, Store,
-    StoreOptions, Transient, layer_id,
+    CreateContainerError, FindImageError, LayerPin, OpenError, PutImageError, RemoveImageError, Store, StoreOptions,
+    Transient, layer_id,
 };
 
 #[test]

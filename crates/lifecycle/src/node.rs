@@ -1,6 +1,6 @@
 //! The node: everything the daemon holds, and how it is opened.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::Config;
 use confinement::seccomp::{ConfiguredPaths, DefaultOrigin, LoadProfileError, Profiles};
 use confinement::selinux::Selinux;
-use domain::id::{ContainerId, SandboxId};
+use domain::id::{ContainerId, ImageId, SandboxId};
 use domain::id_maps::IdMapsError;
 use domain::spec::{Clamp, Inheritable, NodeFacts, SpecDefaults, Workload};
 use domain::userns::UsernsPolicy;
@@ -41,7 +41,7 @@ use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
 use crate::tuning::Machine;
-use crate::{apparmor, blocking, clock, cpus, devices, facts, monitors, selinux, undelivered, userns};
+use crate::{apparmor, blocking, clock, cpus, devices, facts, monitors, selinux, storage, undelivered, userns};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -114,6 +114,15 @@ pub struct RegistryFiles {
     pub registries_conf_dir: Option<PathBuf>,
 }
 
+/// What is removed at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wipe {
+    /// Every sandbox with its containers.
+    Sandboxes,
+    /// In addition the images that containers were made from.
+    SandboxesAndImages,
+}
+
 /// What the CRI's Status tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -172,6 +181,8 @@ pub struct Node {
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
     pub(crate) notifiers: Notifiers,
+    /// Images of all records found at the start, restored or not.
+    pub(crate) restored_images: Mutex<BTreeSet<ImageId>>,
     _network_watch: network::Watch,
 }
 
@@ -182,15 +193,8 @@ impl Node {
         make_directories(&config)?;
         let cgroups = Cgroups::detect(config.runtime.cgroup_manager).map_err(OpenNodeError::Cgroups)?;
         let store = {
-            let options = image_store::StoreOptions {
-                root: config.root.root.clone(),
-                runroot: config.root.runroot.clone(),
-                driver: config.root.storage_driver.as_str().to_owned(),
-                driver_options: config.root.storage_option.clone(),
-                ..image_store::StoreOptions::default()
-            };
-            let root = config.root.root.clone();
-            blocking::run("open store", move || Store::open(options))
+            let (config, root) = (Arc::clone(&config), config.root.root.clone());
+            blocking::run("open store", move || storage::open_for_daemon(&config))
                 .await
                 .map_err(|source| OpenNodeError::Store { root, source })?
         };
@@ -275,6 +279,7 @@ impl Node {
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
             notifiers: Notifiers::beside(&config.api.listen),
+            restored_images: Mutex::default(),
             config,
             _network_watch: network_watch,
         });
@@ -353,11 +358,21 @@ impl Node {
         });
     }
 
-    /// Removes every sandbox: after a reboot, or after another version. What fails is told and left to the kubelet.
-    pub async fn remove_all_sandboxes(self: &Arc<Self>) {
-        for sandbox in self.sandboxes() {
+    /// Removes every sandbox: after a reboot, or after another version, then with the images that containers were made
+    /// from. What fails is told and left to the kubelet.
+    pub async fn wipe(self: &Arc<Self>, what: Wipe) {
+        for sandbox in self.objects.sandboxes() {
             if let Err(error) = self.remove_sandbox(sandbox.id.as_str(), None).await {
                 tracing::warn!(sandbox.id = %sandbox.id, error = %crate::undo::chain(&*error), "removing a sandbox of an earlier boot failed");
+            }
+        }
+        if what == Wipe::SandboxesAndImages {
+            let images = std::mem::take(&mut *self.restored_images.lock().unwrap_or_else(PoisonError::into_inner));
+            for image in images {
+                let (store, id) = (Arc::clone(&self.store), image.clone());
+                if let Err(error) = blocking::run("remove image", move || store.remove_image(&id)).await {
+                    tracing::warn!(image.id = %image, error = %crate::undo::chain(&error), "removing an image of another version failed");
+                }
             }
         }
     }

@@ -5,10 +5,10 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
-use domain::id::{ContainerId, SandboxId};
+use domain::id::{ContainerId, ImageId, SandboxId};
 use domain::sandbox::{SandboxConfig, SandboxState};
 use domain::security::NamespaceMode;
 use domain::spec::annotations::{
@@ -86,6 +86,7 @@ fn plan_container(has_sandbox: bool, has_records: bool) -> ContainerPlan {
 /// One record of the store that is ours, and what lies beside it.
 struct Found {
     id: ContainerId,
+    image: Option<ImageId>,
     metadata: RecordMetadata,
     /// SELinux labels, empty where it was off.
     process_label: String,
@@ -112,6 +113,7 @@ impl Node {
                     // Of a sandbox without infra process it lies in the run directory.
                     state: readable(load_state(&directory)).or_else(|| readable(load_state(&run_directory))),
                     id: record.id,
+                    image: record.image,
                     metadata,
                     process_label: record.process_label,
                     mount_label: record.mount_label,
@@ -122,6 +124,8 @@ impl Node {
             Ok::<_, RecordsError>(ours.collect())
         })
         .await?;
+        let images = found.iter().filter_map(|found| found.image.clone()).collect();
+        *self.restored_images.lock().unwrap_or_else(PoisonError::into_inner) = images;
         let (sandboxes, containers): (Vec<Found>, Vec<Found>) =
             found.into_iter().partition(|found| found.metadata.is_sandbox);
         let mut unfinished = Vec::new();
