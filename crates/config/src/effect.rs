@@ -6,11 +6,6 @@
 /// Keys, or tables that end in `.*`.
 pub(crate) const NOT_YET: &[&str] = &[
     "crio.imagestore",
-    "crio.api.stream_tls_cert",
-    "crio.api.stream_tls_key",
-    "crio.api.stream_tls_ca",
-    "crio.api.tls_min_version",
-    "crio.api.tls_cipher_suites",
     "crio.runtime.decryption_keys_path",
     "crio.runtime.rdt_config_file",
     "crio.runtime.separate_pull_cgroup",

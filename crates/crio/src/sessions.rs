@@ -5,34 +5,42 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use config::Config;
+use config::{ApiConfig, Config, TlsMinVersion};
 use futures_util::future::{BoxFuture, FutureExt};
 use lifecycle::{ExecSession, Node, SessionStdio, SessionStreams};
 use streaming::{
     AttachEnd, AttachRequest, AttachTarget, Backend, Exec, ExecRequest, Network, Options, Program, ProgramEnd, Refusal,
-    Stdio,
+    Stdio, TlsOptions, TlsVersion,
 };
 
 /// Names of ports, one a line: name, port/protocol, aliases. Source: services(5).
 const SERVICES: &str = "/etc/services";
 
-/// Where the streaming server is to listen.
-///
-/// Encryption is refused rather than left out: whoever asked for it must not get plain text.
+/// Where the streaming server is to listen, and how it encrypts.
 pub(crate) fn options(config: &Config) -> Result<Options, Box<dyn Error>> {
     let api = &config.api;
-    if api.stream_enable_tls {
-        return Err(
-            "crio.api.stream_enable_tls is set, but this version of crio cannot encrypt streaming sessions".into()
-        );
-    }
     let port = match api.stream_port.parse() {
         Ok(port) => port,
         Err(_) => find_service(&std::fs::read_to_string(SERVICES).unwrap_or_default(), &api.stream_port)
             .ok_or_else(|| format!("crio.api.stream_port {:?} is neither a port nor a service", api.stream_port))?,
     };
     let address = api.stream_address.parse::<IpAddr>().ok();
-    Ok(Options { address, port, idle_limit: api.effective_stream_idle_timeout() })
+    Ok(Options { address, port, idle_limit: api.effective_stream_idle_timeout(), tls: tls_options(api)? })
+}
+
+fn tls_options(api: &ApiConfig) -> Result<Option<TlsOptions>, Box<dyn Error>> {
+    if !api.stream_enable_tls {
+        return Ok(None);
+    }
+    let (Some(certificate), Some(key)) = (api.stream_tls_cert.clone(), api.stream_tls_key.clone()) else {
+        return Err("crio.api.stream_enable_tls needs stream_tls_cert and stream_tls_key".into());
+    };
+    let min_version = match api.tls_min_version {
+        TlsMinVersion::Tls12 => TlsVersion::V12,
+        TlsMinVersion::Tls13 => TlsVersion::V13,
+    };
+    let (authorities, cipher_suites) = (api.stream_tls_ca.clone(), api.tls_cipher_suites.clone());
+    Ok(Some(TlsOptions { certificate, key, authorities, min_version, cipher_suites }))
 }
 
 fn find_service(services: &str, wanted: &str) -> Option<u16> {

@@ -14,9 +14,10 @@ use tokio::io::Interest;
 
 use crate::backend::{AttachEnd, AttachRequest, AttachTarget, Backend};
 use crate::descriptor::Descriptor;
+use crate::queue::Input;
 use crate::remote_command::{Channels, Sizes};
 use crate::status::Outcome;
-use crate::stream::{Input, Output};
+use crate::stream::Output;
 
 /// The first byte of packets with output.
 const OUTPUT: u8 = 2;
@@ -36,6 +37,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// Attaches, and tells the client when it is over.
 pub(crate) async fn run(backend: Arc<dyn Backend>, request: AttachRequest, mut channels: Channels) {
     let has_terminal = request.streams.has_terminal;
+    let container = request.container.clone();
     let outcome = match backend.attach(request).await {
         Ok(target) => match carry(&target, has_terminal, &mut channels).await {
             Ok(()) => Outcome::Success,
@@ -43,7 +45,7 @@ pub(crate) async fn run(backend: Arc<dyn Backend>, request: AttachRequest, mut c
         },
         Err(refusal) => {
             let text = telemetry::chain(&*refusal).to_string();
-            tracing::warn!(error = text, "attach session refused");
+            tracing::warn!(container.id = container, error = text, "attach session refused");
             Outcome::Failure(format!("error attaching to container: {text}"))
         }
     };

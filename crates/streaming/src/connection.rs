@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::presence;
-use crate::stream::{OUTBOX_FRAMES, Outbox, Outgoing};
+use crate::queue::Room;
+use crate::spdy;
+use crate::stream::{OUTBOX_FRAMES, Outbox, Outgoing, PIECE_MAX_BYTES};
+use crate::transport::{Peer, Reading, Transport, Writing};
 use crate::websocket::{self, Tunnel};
 
 /// How often a connection that is not being read is asked whether its client still exists.
 const PRESENCE_PERIOD: Duration = Duration::from_secs(1);
 /// How long a client may take to close after the session's end; closing earlier could cost it the last bytes.
 const LINGER: Duration = Duration::from_secs(3);
-/// Bytes the socket is read in.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes the socket is read in: a piece, and the heads of some frames.
+const READ_BUFFER_BYTES: usize = PIECE_MAX_BYTES + 1024;
 
 /// When bytes last went either way.
 #[derive(Debug, Clone)]
@@ -51,9 +51,9 @@ impl Activity {
 }
 
 /// The receiving half of a connection.
-#[derive(Debug)]
 pub(crate) struct Receiver {
-    half: OwnedReadHalf,
+    half: Reading,
+    peer: Peer,
     /// Read already, not yet used.
     ready: Bytes,
     /// Within WebSocket messages, and where answers to pings go.
@@ -117,19 +117,6 @@ impl Receiver {
         }
     }
 
-    /// Whether a client of this machine has closed behind bytes that are not read yet.
-    async fn has_closed_unseen(&self) -> io::Result<bool> {
-        let (client, server) = (self.half.peer_addr()?, self.half.local_addr()?);
-        if client.ip() != server.ip() {
-            return Ok(false);
-        }
-        match tokio::task::spawn_blocking(move || presence::has_closed(client, server)).await {
-            Ok(Ok(is_closed)) => Ok(is_closed),
-            // Without the table only the connection itself tells.
-            Ok(Err(_)) | Err(_) => Ok(false),
-        }
-    }
-
     /// Waits for something that is no reading, but not for longer than the client is there.
     pub(crate) async fn while_present<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
         tokio::pin!(work);
@@ -138,10 +125,7 @@ impl Receiver {
                 biased;
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep(PRESENCE_PERIOD) => {
-                    // Data may wait to be read, so that readiness itself says nothing; its kind does.
-                    let readiness = tokio::time::timeout(Duration::ZERO, self.half.ready(Interest::READABLE)).await;
-                    let is_closed = matches!(readiness, Ok(Ok(readiness)) if readiness.is_read_closed());
-                    if is_closed || self.has_closed_unseen().await? {
+                    if self.peer.has_closed().await? {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
@@ -151,10 +135,10 @@ impl Receiver {
 }
 
 /// The sending half. Stopping it in the middle of a frame loses nothing.
-#[derive(Debug)]
 struct Sender {
-    half: OwnedWriteHalf,
+    half: Writing,
     queue: mpsc::Receiver<Outgoing>,
+    room: Arc<Room>,
     frame: Bytes,
     carrier: Carrier,
     activity: Activity,
@@ -168,7 +152,19 @@ impl Sender {
                 self.half.write_buf(&mut self.frame).await?;
                 self.activity.note();
             }
-            match (self.queue.recv().await, self.carrier) {
+            let outgoing = if let Some(credits) = self.room.take_credits() {
+                Some(Outgoing::Frame(spdy::grants(&credits)))
+            } else if let Ok(outgoing) = self.queue.try_recv() {
+                Some(outgoing)
+            } else {
+                // Nothing follows at once: what encryption holds back goes out.
+                self.half.flush().await?;
+                tokio::select! {
+                    outgoing = self.queue.recv() => outgoing,
+                    () = self.room.credited() => continue,
+                }
+            };
+            match (outgoing, self.carrier) {
                 (Some(Outgoing::Frame(frame)), Carrier::Tunnel) => self.frame = websocket::wrap(&frame).into(),
                 (Some(Outgoing::Frame(frame) | Outgoing::Raw(frame)), _) => self.frame = frame.into(),
                 (Some(Outgoing::End) | None, _) => return self.half.shutdown().await,
@@ -196,26 +192,34 @@ pub(crate) trait Protocol {
 
 /// Serves a connection until its session has ended or its client is gone. Then nothing of it is left.
 ///
-/// `begin` gets the queue of the connection's writer; it makes what reads the connection, and the session.
+/// `begin` gets the queue of the connection's writer and the room for what arrives; it makes what reads the connection, and the session.
 pub(crate) async fn serve<P, S>(
-    stream: TcpStream,
+    stream: Transport,
     leftover: Bytes,
     carrier: Carrier,
     idle_limit: Duration,
-    begin: impl FnOnce(Outbox) -> io::Result<(P, S)>,
+    begin: impl FnOnce(Outbox, &Arc<Room>) -> io::Result<(P, S)>,
 ) -> io::Result<()>
 where
     P: Protocol,
     S: Future<Output = ()>,
 {
     let activity = Activity::new();
-    let (read_half, write_half) = stream.into_split();
+    let (reading, writing, peer) = stream.split()?;
+    let room = Arc::new(Room::default());
     let (outbox, queue) = mpsc::channel(OUTBOX_FRAMES);
     let tunnel = (carrier == Carrier::Tunnel).then(|| (Tunnel::default(), outbox.clone()));
-    let mut receiver = Receiver { half: read_half, ready: Bytes::new(), tunnel, activity: activity.clone() };
+    let mut receiver = Receiver { half: reading, peer, ready: Bytes::new(), tunnel, activity: activity.clone() };
     receiver.ready = receiver.unwrap(leftover.into())?;
-    let mut sender = Sender { half: write_half, queue, frame: Bytes::new(), carrier, activity: activity.clone() };
-    let (mut protocol, session) = begin(outbox.clone())?;
+    let mut sender = Sender {
+        half: writing,
+        queue,
+        room: Arc::clone(&room),
+        frame: Bytes::new(),
+        carrier,
+        activity: activity.clone(),
+    };
+    let (mut protocol, session) = begin(outbox.clone(), &room)?;
     let error = {
         tokio::pin!(session);
         tokio::select! {

@@ -6,18 +6,24 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::backend::{Backend, Exec, ExecRequest, Program, ProgramEnd, Stdio};
 use crate::descriptor::Descriptor;
+use crate::queue::Input;
 use crate::remote_command::{Channels, Sizes};
 use crate::status::Outcome;
-use crate::stream::{Input, Output, PIECE_MAX_BYTES};
+use crate::stream::{Output, PIECE_MAX_BYTES};
 
 /// How long a child of the program that keeps the streams may stay silent after the program has ended.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
+/// How long it is listened to in any case. What the program itself left in the pipe is brought over for as long as the
+/// client takes.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs the program and tells the client how it ended.
 pub(crate) async fn run(backend: Arc<dyn Backend>, request: ExecRequest, mut channels: Channels) {
+    let container = request.container.clone();
     let outcome = match backend.exec(request).await {
         Ok(exec) => match carry(exec, &mut channels).await {
             Ok(0) => Outcome::Success,
@@ -26,7 +32,7 @@ pub(crate) async fn run(backend: Arc<dyn Backend>, request: ExecRequest, mut cha
         },
         Err(refusal) => {
             let text = telemetry::chain(&*refusal).to_string();
-            tracing::warn!(error = text, "exec session refused");
+            tracing::warn!(container.id = container, error = text, "exec session refused");
             Outcome::Failure(format!("error executing command in container: {text}"))
         }
     };
@@ -127,27 +133,62 @@ async fn feed(stdin: Option<Input>, descriptor: Option<Arc<Descriptor>>) {
     }
 }
 
-/// Copies the program's output until it ends, or until the program has ended and its children are silent.
-async fn drain(descriptor: Option<Arc<Descriptor>>, output: Option<&Output>, mut ended: watch::Receiver<bool>) {
+/// Copies the program's output until it ends, or until the program has ended and its children are silent or out of time.
+async fn drain(descriptor: Option<Arc<Descriptor>>, output: Option<&Output>, ended: watch::Receiver<bool>) {
     let Some(descriptor) = descriptor else { return };
     let mut buffer = vec![0; PIECE_MAX_BYTES];
+    let mut rest = Rest { ended, after: None };
     loop {
         let read = tokio::select! {
             biased;
             read = descriptor.read(&mut buffer) => read,
-            () = quiet(&mut ended) => return,
+            () = rest.is_over(&descriptor) => return,
         };
         let Ok(count @ 1..) = read else { return };
         // A terminal that nobody watches is read all the same, or its program would stop.
-        let Some(output) = output else { continue };
-        if output.write(buffer.get(..count).unwrap_or_default()).await.is_err() {
+        if let Some(output) = output
+            && output.write(buffer.get(..count).unwrap_or_default()).await.is_err()
+        {
+            return;
+        }
+        if !rest.may_follow(&descriptor, count) {
             return;
         }
     }
 }
 
-async fn quiet(ended: &mut watch::Receiver<bool>) {
-    if ended.wait_for(|is_ended| *is_ended).await.is_ok() {
-        tokio::time::sleep(DRAIN_QUIET).await;
+/// What may still come once the program has ended.
+struct Rest {
+    ended: watch::Receiver<bool>,
+    /// Until when there may be more, and how many bytes of the program's own are not read yet.
+    after: Option<(Instant, u64)>,
+}
+
+impl Rest {
+    /// Returns when the program has ended and nothing has come for a while.
+    async fn is_over(&mut self, descriptor: &Descriptor) {
+        if self.ended.wait_for(|is_ended| *is_ended).await.is_ok() {
+            self.begin(descriptor);
+            tokio::time::sleep(DRAIN_QUIET).await;
+        }
+    }
+
+    fn begin(&mut self, descriptor: &Descriptor) -> &mut (Instant, u64) {
+        self.after.get_or_insert_with(|| {
+            let left = rustix::io::ioctl_fionread(descriptor.fd()).unwrap_or(0);
+            (Instant::now() + DRAIN_LIMIT, left)
+        })
+    }
+
+    /// Whether there may be more after `count` bytes were read.
+    fn may_follow(&mut self, descriptor: &Descriptor, count: usize) -> bool {
+        if !*self.ended.borrow() {
+            return true;
+        }
+        // What the first look finds is what is left after this reading.
+        let counted = if self.after.is_some() { u64::try_from(count).unwrap_or(u64::MAX) } else { 0 };
+        let (until, left) = self.begin(descriptor);
+        *left = left.saturating_sub(counted);
+        *left > 0 || Instant::now() < *until
     }
 }

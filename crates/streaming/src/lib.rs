@@ -14,12 +14,15 @@ mod descriptor;
 mod exec;
 mod port_forward;
 mod presence;
+mod queue;
 mod remote_command;
 mod server;
 mod spdy;
 mod status;
 mod stream;
+mod tls;
 mod tokens;
+mod transport;
 mod websocket;
 
 pub use backend::{
@@ -29,5 +32,6 @@ pub use backend::{
 pub use remote_command::fuzz_sizes;
 pub use server::{BindError, Options, Server, Streaming};
 pub use spdy::fuzz_frames;
+pub use tls::{TlsError, TlsOptions, TlsVersion};
 pub use tokens::PrepareError;
 pub use websocket::fuzz_messages;

@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Network};
+use crate::queue::Input;
 use crate::spdy::{self, Opened};
-use crate::stream::{Input, Output, PIECE_MAX_BYTES};
+use crate::stream::{Output, PIECE_MAX_BYTES};
 
 /// The protocol's only version over SPDY.
 pub(crate) const PROTOCOL: &str = "portforward.k8s.io";
@@ -50,7 +51,7 @@ async fn forward(backend: Arc<dyn Backend>, sandbox: String, forward: Forward) {
             tokio::join!(upload(input, writer), download(reader, output));
         }
         Err(problem) => {
-            tracing::debug!(sandbox.id = sandbox, port, error = problem, "forwarding a port failed");
+            tracing::warn!(sandbox.id = sandbox, port, error = problem, "forwarding a port failed");
             let text = format!("error forwarding port {port} to pod {sandbox}, uid : {problem}");
             let _ = error.write(text.as_bytes()).await;
             // Clients look at the error once the data has ended.
@@ -161,7 +162,9 @@ pub(crate) async fn run_spdy(backend: Arc<dyn Backend>, sandbox: String, mut ope
             stream = opened.recv() => stream,
             Some(()) = running.next() => continue,
             _ = cleaning.tick() => {
-                pairs.retain(|_, pair| pair.since.elapsed() < PAIR_LIMIT);
+                for (_, pair) in pairs.extract_if(|_, pair| pair.since.elapsed() >= PAIR_LIMIT) {
+                    give_up(pair).await;
+                }
                 continue;
             }
         };
@@ -169,16 +172,20 @@ pub(crate) async fn run_spdy(backend: Arc<dyn Backend>, sandbox: String, mut ope
         let (request, half, port) = match half_of(&headers, stream) {
             Ok(found) => found,
             Err(problem) => {
-                tracing::debug!(problem, "a client's stream is dropped");
-                let _ = output.finish().await;
+                tracing::warn!(sandbox.id = sandbox, problem, "a client's stream is refused");
+                let _ = output.reset().await;
                 continue;
             }
         };
         let empty = Pair { since: Instant::now(), data: None, error: None };
         let mut pair = pairs.remove(&request).unwrap_or(empty);
-        match half {
-            Half::Data => pair.data = Some((input, output)),
-            Half::Error => pair.error = Some(output),
+        let twice = match half {
+            Half::Data => pair.data.replace((input, output)).map(|(_, output)| output),
+            Half::Error => pair.error.replace(output),
+        };
+        if let Some(output) = twice {
+            tracing::warn!(sandbox.id = sandbox, request, "a client's stream came twice, the former one is refused");
+            let _ = output.reset().await;
         }
         match pair {
             Pair { data: Some((input, output)), error: Some(error), .. } => {
@@ -191,6 +198,18 @@ pub(crate) async fn run_spdy(backend: Arc<dyn Backend>, sandbox: String, mut ope
         }
     }
     while running.next().await.is_some() {}
+}
+
+/// Ends a half that was left alone.
+async fn give_up(pair: Pair) {
+    tracing::warn!("a client opened one stream of two, and is waited for no longer");
+    if let Some(error) = pair.error {
+        let _ = error.write(b"timed out waiting for streams").await;
+        let _ = error.finish().await;
+    }
+    if let Some((_, output)) = pair.data {
+        let _ = output.reset().await;
+    }
 }
 
 /// Serves connections that were agreed on beforehand, as over WebSocket, each after the announcement of its port.

@@ -1,14 +1,16 @@
 //! The protocol of exec and attach: which streams there are, in each version and on each carrier.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::backend::Streams;
+use crate::queue::{Input, Room};
 use crate::spdy::{self, Opened};
 use crate::status::Outcome;
-use crate::stream::{Gone, Input, Outbox, Output};
+use crate::stream::{Gone, Outbox, Output};
 use crate::websocket::{self, CloseSignal, Coding};
 
 /// How long a client may take to open its streams. Source: CRI-O.
@@ -96,12 +98,13 @@ impl Channels {
     /// The channels of a WebSocket connection, and the connection's state.
     pub(crate) fn of_websocket(
         outbox: Outbox,
+        room: &Arc<Room>,
         streams: Streams,
         version: Version,
         coding: Coding,
     ) -> (websocket::Connection, Self) {
         let close_signal = if version >= Version::V5 { CloseSignal::Known } else { CloseSignal::Unknown };
-        let mut connection = websocket::Connection::new(outbox, coding, close_signal);
+        let mut connection = websocket::Connection::new(outbox, room, coding, close_signal);
         let channels = Self {
             stdin: streams.has_stdin.then(|| connection.input(STDIN)),
             stdout: streams.has_stdout.then(|| connection.output(STDOUT)),

@@ -24,7 +24,9 @@ use crate::backend::{AttachRequest, Backend, ExecRequest, PortForwardRequest, St
 use crate::connection::Carrier;
 use crate::port_forward::{self, Forward};
 use crate::remote_command::{self, Channels, Version};
+use crate::tls::{Tls, TlsError, TlsOptions};
 use crate::tokens::{PrepareError, Tokens};
+use crate::transport::Transport;
 use crate::websocket::{self, CloseSignal, Coding};
 use crate::{attach, connection, exec, spdy};
 
@@ -52,15 +54,25 @@ pub struct Options {
     pub port: u16,
     /// How long a session may be without a byte either way.
     pub idle_limit: Duration,
+    /// How connections are encrypted; `None` leaves them plain.
+    pub tls: Option<TlsOptions>,
 }
 
 /// Why the server cannot be reached.
 #[derive(Debug, Error)]
-#[error("listen for streaming sessions on {address}")]
-pub struct BindError {
-    address: SocketAddr,
-    #[source]
-    source: io::Error,
+pub enum BindError {
+    /// Its address cannot be had.
+    #[error("listen for streaming sessions on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Sessions are to be encrypted and cannot be.
+    #[error("encrypt streaming sessions")]
+    Tls(#[from] TlsError),
 }
 
 #[derive(Debug)]
@@ -87,6 +99,7 @@ pub struct Streaming {
     base: String,
     backend: Arc<dyn Backend>,
     idle_limit: Duration,
+    tls: Option<Arc<Tls>>,
 }
 
 /// Serves prepared sessions.
@@ -98,6 +111,7 @@ pub struct Server {
 impl Streaming {
     /// Binds the server's address. Nothing is served before [`Server::run`].
     pub async fn bind(options: &Options, backend: Arc<dyn Backend>) -> Result<(Arc<Self>, Server), BindError> {
+        let tls = options.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
         let listener = match options.address {
             Some(address) => listen(address, options.port).await?,
             // Both families where there are both.
@@ -106,15 +120,17 @@ impl Streaming {
                 Err(_) => listen(IpAddr::V4(Ipv4Addr::UNSPECIFIED), options.port).await?,
             },
         };
-        let address = listener.local_addr().map_err(|source| BindError {
+        let address = listener.local_addr().map_err(|source| BindError::Listen {
             address: SocketAddr::new(options.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), options.port),
             source,
         })?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let streaming = Arc::new(Self {
             tokens: Tokens::new(),
-            base: format!("http://{address}"),
+            base: format!("{scheme}://{address}"),
             backend,
             idle_limit: options.idle_limit,
+            tls,
         });
         Ok((Arc::clone(&streaming), Server { listener, streaming }))
     }
@@ -149,7 +165,7 @@ impl Streaming {
 
 async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, BindError> {
     let address = SocketAddr::new(address, port);
-    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
+    TcpListener::bind(address).await.map_err(|source| BindError::Listen { address, source })
 }
 
 impl Server {
@@ -159,8 +175,8 @@ impl Server {
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { continue };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    tokio::spawn(serve(stream, Arc::clone(&self.streaming), Arc::new(slot)));
+                Ok((stream, client)) => {
+                    tokio::spawn(serve(stream, client, Arc::clone(&self.streaming), Arc::new(slot)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a streaming connection failed");
@@ -181,20 +197,35 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(stream: TcpStream, streaming: Arc<Streaming>, slot: Arc<OwnedSemaphorePermit>) {
+async fn serve(stream: TcpStream, client: SocketAddr, streaming: Arc<Streaming>, slot: Arc<OwnedSemaphorePermit>) {
     if let Err(error) = keep_alive(&stream) {
-        tracing::debug!(%error, "a streaming connection was closed at once");
+        tracing::debug!(%error, %client, "a streaming connection was closed at once");
         return;
     }
+    let transport = match encrypt(stream, streaming.tls.clone()).await {
+        Ok(transport) => transport,
+        Err(error) => {
+            tracing::warn!(%error, %client, "a streaming connection was not encrypted, and closed");
+            return;
+        }
+    };
     let service = service_fn(|request| {
-        let answer = answer(request, &streaming, &slot);
+        let answer = answer(request, client, &streaming, &slot);
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(REQUEST_LIMIT);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
-        tracing::debug!(%error, "a streaming connection ended badly");
+    if let Err(error) = server.serve_connection(TokioIo::new(transport), service).with_upgrades().await {
+        tracing::debug!(%error, %client, "a streaming connection ended badly");
     }
+}
+
+async fn encrypt(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Transport> {
+    let Some(tls) = tls else { return Ok(Transport::Plain(stream)) };
+    let stream = tokio::time::timeout(REQUEST_LIMIT, tls.accept(stream))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client did not agree in time"))??;
+    Ok(Transport::Tls(Box::new(stream)))
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -206,32 +237,54 @@ fn refuse(status: StatusCode, text: &str) -> Answer {
     response
 }
 
-fn answer(mut request: Request<Incoming>, streaming: &Arc<Streaming>, slot: &Arc<OwnedSemaphorePermit>) -> Answer {
-    if !matches!(*request.method(), Method::GET | Method::POST) {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST are known here");
+fn answer(
+    request: Request<Incoming>,
+    client: SocketAddr,
+    streaming: &Arc<Streaming>,
+    slot: &Arc<OwnedSemaphorePermit>,
+) -> Answer {
+    match begin(request, streaming, slot) {
+        Ok(response) => response,
+        Err((status, text)) => {
+            tracing::warn!(%client, status = status.as_u16(), reason = text, "a streaming client was refused");
+            refuse(status, &text)
+        }
     }
+}
+
+fn begin(
+    mut request: Request<Incoming>,
+    streaming: &Arc<Streaming>,
+    slot: &Arc<OwnedSemaphorePermit>,
+) -> Result<Answer, Refused> {
+    if !matches!(*request.method(), Method::GET | Method::POST) {
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "only GET and POST are known here".to_owned()));
+    }
+    let absent = |text: &str| (StatusCode::NOT_FOUND, text.to_owned());
     let mut parts = request.uri().path().trim_start_matches('/').split('/');
     let (Some(kind), Some(token), None) = (parts.next(), parts.next(), parts.next()) else {
-        return refuse(StatusCode::NOT_FOUND, "no such page");
+        return Err(absent("no such page"));
     };
-    let session = streaming.tokens.take(token, Instant::now(), |session| session.kind() == kind);
-    let Some(session) = session else {
-        return refuse(StatusCode::NOT_FOUND, "no session waits under this address: it is unknown, used or too old");
-    };
+    let session = streaming
+        .tokens
+        .take(token, Instant::now(), |session| session.kind() == kind)
+        .ok_or_else(|| absent("no session waits under this address: it is unknown, used or too old"))?;
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let (response, upgrade) = match negotiate(request.headers(), &session, &query) {
-        Ok(agreed) => agreed,
-        Err((status, text)) => return refuse(status, &text),
-    };
+    let (response, upgrade) = negotiate(request.headers(), &session, &query)?;
     let (upgraded, streaming, slot) = (hyper::upgrade::on(&mut request), Arc::clone(streaming), Arc::clone(slot));
     tokio::spawn(async move {
         let kind = session.kind();
-        if let Err(error) = run(upgraded, upgrade, session, &streaming).await {
-            tracing::debug!(%error, kind, "a streaming session ended early");
+        match run(upgraded, upgrade, session, &streaming).await {
+            // What the client said is no frame of its protocol.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, kind, "a streaming client broke the rules");
+            }
+            Err(error) => tracing::debug!(%error, kind, "a streaming session ended early"),
+            Ok(()) => {}
         }
         drop(slot);
     });
-    response
+    Ok(response)
 }
 
 /// What a connection becomes.
@@ -361,15 +414,15 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
     let parts = upgraded
         .await
         .map_err(io::Error::other)?
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| io::Error::other("the connection is no TCP connection"))?;
+        .downcast::<TokioIo<Transport>>()
+        .map_err(|_| io::Error::other("the connection is none of ours"))?;
     let (stream, leftover, idle) = (parts.io.into_inner(), parts.read_buf, streaming.idle_limit);
     let carrier = if upgrade == Upgrade::TunneledPorts { Carrier::Tunnel } else { Carrier::Connection };
     let backend = Arc::clone(&streaming.backend);
     match (session, upgrade) {
         (Session::PortForward(request), Upgrade::WebSocketPorts(ports, coding)) => {
-            connection::serve(stream, leftover, carrier, idle, |outbox| {
-                let mut connection = websocket::Connection::new(outbox, coding, CloseSignal::Unknown);
+            connection::serve(stream, leftover, carrier, idle, |outbox, room| {
+                let mut connection = websocket::Connection::new(outbox, room, coding, CloseSignal::Unknown);
                 let connections = (0_u8..).step_by(2).zip(ports).map(|(channel, port)| Forward {
                     port,
                     input: connection.input(channel),
@@ -382,15 +435,16 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
             .await
         }
         (Session::PortForward(request), _) => {
-            connection::serve(stream, leftover, carrier, idle, |outbox| {
-                let (connection, opened) = spdy::Connection::new(outbox)?;
+            connection::serve(stream, leftover, carrier, idle, |outbox, room| {
+                let (connection, opened) = spdy::Connection::new(outbox, room)?;
                 Ok((connection, port_forward::run_spdy(backend, request.sandbox, opened)))
             })
             .await
         }
         (session, Upgrade::WebSocket(version, coding)) => {
-            connection::serve(stream, leftover, carrier, idle, |outbox| {
-                let (connection, channels) = Channels::of_websocket(outbox, streams_of(&session), version, coding);
+            connection::serve(stream, leftover, carrier, idle, |outbox, room| {
+                let (connection, channels) =
+                    Channels::of_websocket(outbox, room, streams_of(&session), version, coding);
                 Ok((connection, async move {
                     if channels.greet().await.is_ok() {
                         run_command(backend, session, channels).await;
@@ -401,8 +455,8 @@ async fn run(upgraded: OnUpgrade, upgrade: Upgrade, session: Session, streaming:
         }
         (session, upgrade) => {
             let version = if let Upgrade::Spdy(version) = upgrade { version } else { Version::V1 };
-            connection::serve(stream, leftover, carrier, idle, |outbox| {
-                let (connection, opened) = spdy::Connection::new(outbox)?;
+            connection::serve(stream, leftover, carrier, idle, |outbox, room| {
+                let (connection, opened) = spdy::Connection::new(outbox, room)?;
                 Ok((connection, async move {
                     match Channels::of_spdy(opened, streams_of(&session), version).await {
                         Ok(channels) => run_command(backend, session, channels).await,

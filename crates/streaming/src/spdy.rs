@@ -8,21 +8,26 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::connection::{Protocol, Receiver};
-use crate::stream::{Framing, INPUT_PIECES, Input, Outbox, Outgoing, Output, PIECE_MAX_BYTES, Windows};
+use crate::queue::{self, Feeder, Input, Room, STREAM_MAX_BYTES};
+use crate::stream::{Framing, Outbox, Outgoing, Output, PIECE_MAX_BYTES, Windows};
 pub(crate) use frame::data;
 use frame::{Control, HEAD_BYTES, Head, Reset};
 pub(crate) use headers::{Headers, find};
 
 /// Streams of one connection at a time: an exec session has five, a forwarded connection two.
-const STREAMS_MAX: usize = 256;
+const STREAMS_MAX: usize = 1024;
 /// Streams that wait for their session to take them.
 const OPENED_MAX: usize = 16;
-/// When a peer gets back what it used of its windows: half of them.
-const GRANT_BYTES: u32 = 32 * 1024;
+/// The window of each stream, as much as its queue holds.
+const WINDOW_BYTES: u32 = 256 * 1024;
+const _: () = assert!(WINDOW_BYTES as usize == STREAM_MAX_BYTES);
+/// The window of the whole connection: streams have their own bounds, so that this one need never be felt.
+const SESSION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// The window that a peer assumes before it is told. Source: SPDY protocol draft 3.1, section 2.6.8.
+const ASSUMED_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// A stream that the client opened.
 #[derive(Debug)]
@@ -37,13 +42,6 @@ pub(crate) struct Opened {
     pub(crate) output: Output,
 }
 
-struct Sending {
-    /// Gone when the session does not want more.
-    pieces: Option<mpsc::Sender<Bytes>>,
-    /// Received since the last grant.
-    received: u32,
-}
-
 /// The state of one SPDY connection.
 pub(crate) struct Connection {
     outbox: Outbox,
@@ -51,14 +49,19 @@ pub(crate) struct Connection {
     windows: Arc<Windows>,
     headers: headers::Reader,
     replies: headers::Writer,
-    sending: HashMap<u32, Sending>,
+    /// Streams whose client's half is open.
+    sending: HashMap<u32, Feeder>,
+    room: Arc<Room>,
     received: u32,
     last_stream: u32,
 }
 
 impl Connection {
     /// A connection, and the streams that the client will open on it.
-    pub(crate) fn new(outbox: Outbox) -> io::Result<(Self, mpsc::Receiver<Opened>)> {
+    pub(crate) fn new(outbox: Outbox, room: &Arc<Room>) -> io::Result<(Self, mpsc::Receiver<Opened>)> {
+        // The queue is empty still.
+        let _ = outbox.try_send(Outgoing::Frame(frame::settings(WINDOW_BYTES)));
+        room.credit(0, SESSION_WINDOW_BYTES - ASSUMED_WINDOW_BYTES);
         let (opened, streams) = mpsc::channel(OPENED_MAX);
         let connection = Self {
             outbox,
@@ -67,6 +70,7 @@ impl Connection {
             headers: headers::Reader::new(),
             replies: headers::Writer::new()?,
             sending: HashMap::new(),
+            room: Arc::clone(room),
             received: 0,
             last_stream: 0,
         };
@@ -91,27 +95,23 @@ impl Connection {
     }
 
     async fn data(&mut self, receiver: &mut Receiver, stream: u32, is_last: bool, length: usize) -> io::Result<()> {
+        if stream > self.last_stream || stream.is_multiple_of(2) {
+            self.send(receiver, frame::rst_stream(stream, Reset::InvalidStream)).await?;
+        }
         let mut rest = length;
         while rest > 0 {
             let piece = receiver.some(rest.min(PIECE_MAX_BYTES)).await?;
             rest -= piece.len();
             let count = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            if let Some(sending) = self.sending.get_mut(&stream) {
-                if let Some(pieces) = &sending.pieces
-                    && receiver.while_present(pieces.send(piece)).await?.is_err()
-                {
-                    sending.pieces = None;
-                }
-                sending.received = sending.received.saturating_add(count);
-                if sending.received >= GRANT_BYTES {
-                    let received = std::mem::take(&mut sending.received);
-                    self.send(receiver, frame::window_update(stream, received)).await?;
-                }
+            if let Some(feeder) = self.sending.get(&stream)
+                && receiver.while_present(feeder.send(piece)).await?.is_err()
+            {
+                // Nobody takes it; its sender is to come to its end all the same.
+                self.room.credit(stream, count);
             }
             self.received = self.received.saturating_add(count);
-            if self.received >= GRANT_BYTES {
-                let received = std::mem::take(&mut self.received);
-                self.send(receiver, frame::window_update(0, received)).await?;
+            if self.received >= WINDOW_BYTES / 2 {
+                self.room.credit(0, std::mem::take(&mut self.received));
             }
         }
         if is_last {
@@ -152,19 +152,22 @@ impl Connection {
             return self.send(receiver, frame::rst_stream(stream, Reset::ProtocolError)).await;
         }
         self.last_stream = stream;
+        if self.sending.len() >= STREAMS_MAX {
+            self.sending.retain(|_, feeder| !feeder.is_unwanted());
+        }
         if self.sending.len().max(self.windows.len()) >= STREAMS_MAX {
             return self.send(receiver, frame::rst_stream(stream, Reset::Refused)).await;
         }
         let block = self.replies.empty()?;
         self.send(receiver, frame::syn_reply(stream, &block)).await?;
-        let (pieces, input) = mpsc::channel(INPUT_PIECES);
+        let (feeder, input) = queue::queue(&self.room, Some(stream));
         if !is_last {
-            self.sending.insert(stream, Sending { pieces: Some(pieces), received: 0 });
+            self.sending.insert(stream, feeder);
         }
         self.windows.add(stream);
         let framing = Framing::Spdy { stream, windows: Arc::clone(&self.windows) };
         let output = Output::new(framing, self.outbox.clone());
-        let opened = Opened { stream, headers, input: Input(input), output };
+        let opened = Opened { stream, headers, input, output };
         // A session that wants no more streams drops them, which is their end.
         let _ = receiver.while_present(self.opened.send(opened)).await?;
         Ok(())
@@ -175,6 +178,16 @@ impl Connection {
         let _ = receiver.while_present(self.outbox.send(Outgoing::Frame(frame))).await?;
         Ok(())
     }
+}
+
+/// Frames that let the peer send so much more on each stream.
+pub(crate) fn grants(credits: &HashMap<u32, u32>) -> Vec<u8> {
+    credits.iter().flat_map(|(stream, more)| frame::window_update(*stream, *more)).collect()
+}
+
+/// A frame that breaks a stream off.
+pub(crate) fn cancel(stream: u32) -> Vec<u8> {
+    frame::rst_stream(stream, Reset::Cancel)
 }
 
 fn broken(error: frame::FrameError) -> io::Error {

@@ -1,33 +1,19 @@
 //! Streams of a session, whatever carries them: SPDY streams or WebSocket channels.
 //!
-//! Bounds: what the client sends waits in a queue per stream; when it is full nothing more is read from this client.
-//! What goes to the client waits in one queue per connection; when it is full its producers wait.
+//! What goes to the client waits in one queue per connection; when it is full its producers wait. What comes from it:
+//! see `queue`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{spdy, websocket};
 
-/// Most bytes in one piece, in either direction. Source: what Go's copying uses.
-pub(crate) const PIECE_MAX_BYTES: usize = 32 * 1024;
-/// Pieces from the client that wait per stream: 512 KiB at most.
-pub(crate) const INPUT_PIECES: usize = 16;
-/// Frames to the client that wait per connection: 256 KiB at most.
+/// Most bytes in one piece, in either direction: as many as a pipe holds.
+pub(crate) const PIECE_MAX_BYTES: usize = 64 * 1024;
+/// Frames to the client that wait per connection: 512 KiB at most.
 pub(crate) const OUTBOX_FRAMES: usize = 8;
-
-/// What the client sends on one stream; ends with its half of the stream.
-#[derive(Debug)]
-pub(crate) struct Input(pub(crate) mpsc::Receiver<Bytes>);
-
-impl Input {
-    /// The next piece, or `None` at the end. Cancelling loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        self.0.recv().await
-    }
-}
 
 /// What the connection's writer is told.
 #[derive(Debug)]
@@ -92,6 +78,14 @@ impl Output {
                 Ok(())
             }
             Framing::Channel { channel, coding } => self.send(websocket::message(*channel, *coding, bytes)).await,
+        }
+    }
+
+    /// Breaks the stream off in both directions. A WebSocket channel just stops.
+    pub(crate) async fn reset(self) -> Result<(), Gone> {
+        match &self.framing {
+            Framing::Spdy { stream, .. } => self.send(spdy::cancel(*stream)).await,
+            Framing::Channel { .. } => Ok(()),
         }
     }
 

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
-use tokio::sync::mpsc;
 
 use crate::connection::{Protocol, Receiver};
-use crate::stream::{Framing, INPUT_PIECES, Input, Outbox, Outgoing, Output};
+use crate::queue::{self, Feeder, Input, Room};
+use crate::stream::{Framing, Outbox, Outgoing, Output};
 
 /// Longest message that is read, fragments together. Clients of Kubernetes send 32 KiB at a time.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
@@ -258,23 +259,24 @@ pub(crate) struct Connection {
     outbox: Outbox,
     coding: Coding,
     close_signal: CloseSignal,
-    channels: HashMap<u8, mpsc::Sender<Bytes>>,
+    channels: HashMap<u8, Feeder>,
+    room: Arc<Room>,
     assembly: Assembly,
     breach: Option<Breach>,
 }
 
 impl Connection {
     /// A connection without channels.
-    pub(crate) fn new(outbox: Outbox, coding: Coding, close_signal: CloseSignal) -> Self {
-        let (channels, assembly) = (HashMap::new(), Assembly::default());
-        Self { outbox, coding, close_signal, channels, assembly, breach: None }
+    pub(crate) fn new(outbox: Outbox, room: &Arc<Room>, coding: Coding, close_signal: CloseSignal) -> Self {
+        let (channels, assembly, room) = (HashMap::new(), Assembly::default(), Arc::clone(room));
+        Self { outbox, coding, close_signal, channels, room, assembly, breach: None }
     }
 
     /// What the client sends on a channel. What it sends on channels that nobody reads is dropped.
     pub(crate) fn input(&mut self, channel: u8) -> Input {
-        let (pieces, input) = mpsc::channel(INPUT_PIECES);
-        self.channels.insert(channel, pieces);
-        Input(input)
+        let (feeder, input) = queue::queue(&self.room, None);
+        self.channels.insert(channel, feeder);
+        input
     }
 
     /// What goes to the client on a channel.
@@ -316,8 +318,8 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        if let Some(pieces) = self.channels.get(&channel)
-            && receiver.while_present(pieces.send(bytes)).await?.is_err()
+        if let Some(feeder) = self.channels.get(&channel)
+            && receiver.while_present(feeder.send(bytes)).await?.is_err()
         {
             self.channels.remove(&channel);
         }

@@ -1,83 +1,20 @@
 //! The server over real sockets, with programs that are a pipe each.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, FutureExt};
-use streaming::{
-    AttachRequest, AttachTarget, Backend, Exec, ExecRequest, Network, Options, Program, ProgramEnd, Refusal, Stdio,
-    Streaming, Streams,
-};
+use common::{Echo, LIMIT, exec_url};
+use streaming::Streaming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// What a client writes comes back; commands: the milliseconds it runs.
-#[derive(Default)]
-struct Echo {
-    running: Arc<AtomicUsize>,
-}
-
-struct Running(Arc<AtomicUsize>, Duration);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Program for Running {
-    fn wait(&mut self) -> BoxFuture<'_, std::io::Result<ProgramEnd>> {
-        async {
-            tokio::time::sleep(self.1).await;
-            Ok(ProgramEnd { code: 3, complaint: Vec::new() })
-        }
-        .boxed()
-    }
-
-    fn resize(&self, _: u16, _: u16) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Backend for Echo {
-    fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Exec, Refusal>> {
-        async move {
-            let life = Duration::from_millis(request.command.concat().parse()?);
-            self.running.fetch_add(1, Ordering::SeqCst);
-            let program = Box::new(Running(Arc::clone(&self.running), life));
-            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            let stdio = Stdio::Pipes { stdin: Some(writer), stdout: Some(reader), stderr: None };
-            Ok(Exec { stdio, program })
-        }
-        .boxed()
-    }
-
-    fn attach(&self, _: AttachRequest) -> BoxFuture<'_, Result<AttachTarget, Refusal>> {
-        async { Err("not here".into()) }.boxed()
-    }
-
-    fn port_forward(&self, _: String) -> BoxFuture<'_, Result<Network, Refusal>> {
-        async { Ok(Network::Host) }.boxed()
-    }
-}
 
 async fn start() -> (Arc<Streaming>, Arc<AtomicUsize>) {
     let backend = Echo::default();
     let running = Arc::clone(&backend.running);
-    let options = Options { address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 0, idle_limit: LIMIT };
-    let (streaming, server) = Streaming::bind(&options, Arc::new(backend)).await.expect("binds");
-    tokio::spawn(server.run());
-    (streaming, running)
-}
-
-fn exec_url(streaming: &Streaming, millis: u64) -> String {
-    let streams = Streams { has_terminal: false, has_stdin: true, has_stdout: true, has_stderr: false };
-    let request = ExecRequest { container: "c".to_owned(), command: vec![millis.to_string()], streams };
-    streaming.exec_url(request).expect("is prepared")
+    (common::serve(backend, None).await, running)
 }
 
 const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

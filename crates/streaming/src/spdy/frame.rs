@@ -158,7 +158,9 @@ pub(super) fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reset {
     ProtocolError = 1,
+    InvalidStream = 2,
     Refused = 3,
+    Cancel = 5,
 }
 
 /// Resets a stream.
@@ -171,6 +173,12 @@ pub(super) fn rst_stream(stream: u32, reset: Reset) -> Vec<u8> {
 /// Answers a ping.
 pub(super) fn ping(id: u32) -> Vec<u8> {
     control(6, 0, &id.to_be_bytes())
+}
+
+/// Names the window that new streams begin with.
+pub(super) fn settings(initial_window: u32) -> Vec<u8> {
+    let words = [1, SETTING_INITIAL_WINDOW, initial_window];
+    control(4, 0, &words.map(u32::to_be_bytes).concat())
 }
 
 /// Says that this connection ends as intended; `last` is the last stream that was served.
@@ -210,6 +218,7 @@ mod tests {
             (rst_stream(9, Reset::Refused), Ok(Err(Control::RstStream { stream: 9 }))),
             (ping(77), Ok(Err(Control::Ping { id: 77 }))),
             (go_away(1), Ok(Err(Control::GoAway))),
+            (settings(77), Ok(Err(Control::Settings { initial_window: Some(77) }))),
             (window_update(3, 65536), Ok(Err(Control::WindowUpdate { stream: 3, more: 65536 }))),
             (control(99, 0, b""), Ok(Err(Control::Unknown))),
             (control(1, 1, b"\0\0\0\x01\0\0\0\0\0\0XY"), {
