@@ -130,6 +130,7 @@ async fn serve(invocation: &Invocation, mut config: Config, logs: &telemetry::Ha
             Received::Report => tracing::info!(
                 sandboxes = node.sandboxes().len(),
                 containers = node.containers().len(),
+                tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks(),
                 "asked for a report by SIGUSR1"
             ),
         }

@@ -18,6 +18,7 @@ pub mod log;
 mod namespace;
 pub mod registry;
 pub mod snapshot;
+pub mod spdy;
 pub mod tools;
 pub mod websocket;
 pub mod world;

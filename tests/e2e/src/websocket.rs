@@ -68,6 +68,12 @@ impl Session {
         self.0.write_all(&frame).expect("send");
     }
 
+    /// The connection.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.0
+    }
+
     /// Says that a channel's input is at its end.
     pub fn close_channel(&mut self, channel: u8) {
         self.send(CLOSE_CHANNEL, &[channel]);
@@ -83,7 +89,11 @@ impl Session {
                 self.0.read_exact(&mut long).expect("a length");
                 usize::from(u16::from_be_bytes(long))
             }
-            127 => panic!("a message longer than these tests ask for"),
+            127 => {
+                let mut long = [0; 8];
+                self.0.read_exact(&mut long).expect("a length");
+                usize::try_from(u64::from_be_bytes(long)).expect("a length")
+            }
             short => usize::from(short),
         };
         let mut payload = vec![0; length];
