@@ -133,7 +133,7 @@ async fn sessions_are_encrypted_and_the_certificate_changes_while_the_server_run
     let relink = |name: &str| {
         for kind in ["crt", "key"] {
             std::os::unix::fs::symlink(format!("{name}.{kind}"), path.join("next")).expect("links");
-            std::fs::rename(path.join("next"), path.join(format!("current.{kind}"))).expect("replaces");
+            rustix::fs::rename(path.join("next"), path.join(format!("current.{kind}"))).expect("replaces");
         }
     };
     relink("old");
