@@ -20,6 +20,7 @@ pub mod name;
 pub mod quantity;
 pub mod resources;
 pub mod sandbox;
+pub mod schema1;
 pub mod security;
 pub mod selinux;
 pub mod spec;
