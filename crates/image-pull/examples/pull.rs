@@ -24,7 +24,12 @@ async fn main() -> Result<(), AnyError> {
     }
     let credentials = Credentials::Files(AuthFiles::standard(&EnvironmentPaths::from_environment()));
     let image = client.resolve(&source, &credentials, &Platform::host()).await?;
-    println!("{} {} layers {}", image.image_id, image.media_type, image.layers.len());
+    println!(
+        "{} {} layers {}",
+        image.configuration.served().map(|blob| blob.digest.to_string()).unwrap_or_default(),
+        image.media_type,
+        image.layers.len()
+    );
     let begun = Instant::now();
     let reads = image.layers.iter().map(|layer| async {
         let mut stream = client.open_blob(&image, layer).await?;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::digest::Digest;
-use domain::id::ImageId;
 use sha2::{Digest as _, Sha256};
 
 use crate::auth::Credentials;
@@ -15,7 +14,10 @@ use crate::blob::BlobStream;
 use crate::error::{BlobError, ResolveError};
 use crate::http::Http;
 use crate::http::proxy::ProxyOptions;
-use crate::image::{ArtifactBlob, IndexManifest, LayerBlob, Origin, Resolved, ResolvedArtifact, ResolvedImage};
+use crate::image::{
+    ArtifactBlob, ConfigBlob, Configuration, IndexManifest, LayerBlob, Origin, Resolved, ResolvedArtifact,
+    ResolvedImage,
+};
 use crate::manifest::{
     CONFIG_MAX_BYTES, Descriptor, INDEX_DEPTH_MAX, ImageManifest, MANIFEST_MAX_BYTES, Manifest, ManifestError,
     OCI_MANIFEST, parse_diff_ids, parse_manifest,
@@ -25,7 +27,7 @@ use crate::platform::Platform;
 use crate::reference::{Reference, Selector};
 use crate::registries::{CandidatesError, EndpointError, Registries, RegistriesError, RegistriesOptions};
 use crate::source::Source;
-use crate::{blocking, local};
+use crate::{blocking, local, schema1};
 
 /// Limits of time; none of them bounds a whole pull, because the size of an image does not bound it either.
 #[derive(Debug, Clone, Copy)]
@@ -308,7 +310,11 @@ async fn resolve_at(
     };
     let wrong = |source| ResolveError::Registry { what: "manifest".to_owned(), reference: asked.clone(), source };
     let (media_type, bytes) = place.session().manifest(selector, MANIFEST_MAX_BYTES).await.map_err(wrong)?;
-    let digest = digest_of(&bytes);
+    let digest = digest_of_manifest(&bytes).map_err(|source| ResolveError::Manifest {
+        what: "manifest",
+        digest: digest_of(&bytes),
+        source,
+    })?;
     if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
         return Err(ResolveError::DigestMismatch { what: "manifest", expected: expected.clone(), actual: digest });
     }
@@ -355,6 +361,11 @@ pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_sha256(&Sha256::digest(bytes).into())
 }
 
+/// The digest a manifest is known by: that of its payload where it is signed.
+fn digest_of_manifest(bytes: &[u8]) -> Result<Digest, ManifestError> {
+    Ok(digest_of(&domain::schema1::payload(bytes)?))
+}
+
 impl Origin {
     /// Reads what a descriptor describes, and checks size and digest.
     async fn read(&self, descriptor: &Descriptor, what: &'static str, limit: usize) -> Result<Document, ResolveError> {
@@ -392,7 +403,14 @@ impl Origin {
             let actual = bytes.len() as u64;
             return Err(ResolveError::SizeMismatch { what, digest: expected, expected: descriptor.size, actual });
         }
-        let actual = digest_of(&bytes);
+        let actual = match what {
+            "manifest" => digest_of_manifest(&bytes).map_err(|source| ResolveError::Manifest {
+                what,
+                digest: expected.clone(),
+                source,
+            })?,
+            _ => digest_of(&bytes),
+        };
         if actual != expected {
             return Err(ResolveError::DigestMismatch { what, expected, actual });
         }
@@ -416,6 +434,7 @@ async fn assemble(
         let parsed = parse_manifest(&document.bytes, served_as.as_deref()).map_err(|e| wrong(&document.digest, e))?;
         match parsed {
             Manifest::Image(manifest) => return finish(origin, index, document, &manifest).await,
+            Manifest::Schema1(manifest) => return schema1::finish(origin, index, document, manifest).await,
             Manifest::Index(list) => {
                 let chosen = list.choose(platform).ok_or_else(|| ResolveError::NoPlatform {
                     digest: document.digest.clone(),
@@ -458,12 +477,9 @@ async fn finish(
         digest,
         size: layer.size,
         media_type: layer.media_type.clone(),
-        diff_id,
+        diff_id: Some(diff_id),
         annotations: layer.annotations.clone(),
     });
-    let Ok(image_id) = ImageId::parse(config.digest.hex()) else {
-        unreachable!("the hexadecimal part of a digest is an id")
-    };
     Ok(Resolved::Image(ResolvedImage {
         reference: None,
         names: Vec::new(),
@@ -471,10 +487,8 @@ async fn finish(
         manifest_bytes: document.bytes,
         media_type: manifest.media_type.clone(),
         index,
-        image_id,
         layers: layers.collect(),
-        config_bytes: config.bytes,
-        config_digest: config.digest,
+        configuration: Configuration::Served(ConfigBlob { bytes: config.bytes, digest: config.digest }),
         origin,
     }))
 }

@@ -31,6 +31,7 @@ pub fn manifest(bytes: &[u8]) {
         Ok(crate::manifest::Manifest::Image(image)) => {
             let _ = (image.find_artifact_type(), image.check_layers());
         }
+        Ok(crate::manifest::Manifest::Schema1(_)) => domain::schema1::fuzz(bytes),
         Err(_) => {}
     }
 }

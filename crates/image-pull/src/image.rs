@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::digest::Digest;
 use domain::id::ImageId;
+use domain::schema1::Schema1;
 
 use crate::local::LocalImage;
+use crate::manifest::ManifestError;
 use crate::places::Place;
 use crate::reference::Reference;
 
@@ -31,10 +33,61 @@ pub struct LayerBlob {
     pub size: u64,
     /// As declared. The compression is to be detected by magic, not by this.
     pub media_type: String,
-    /// Digest of the uncompressed tar, by the image's config.
-    pub diff_id: Digest,
+    /// Digest of the uncompressed tar, by the image's config. Images of schema 1 have none that would say.
+    pub diff_id: Option<Digest>,
     /// Annotations of the layer's descriptor (zstd:chunked, eStargz).
     pub annotations: BTreeMap<String, String>,
+}
+
+/// The configuration of an image, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigBlob {
+    /// JSON.
+    pub bytes: Bytes,
+    /// Of the bytes, verified.
+    pub digest: Digest,
+}
+
+impl ConfigBlob {
+    /// The hexadecimal part of the digest: by it the image is known.
+    #[must_use]
+    pub fn image_id(&self) -> ImageId {
+        match ImageId::parse(self.digest.hex()) {
+            Ok(id) => id,
+            Err(_) => unreachable!("the hexadecimal part of a digest is an id"),
+        }
+    }
+}
+
+/// Where the configuration of an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Configuration {
+    /// From the registry.
+    Served(ConfigBlob),
+    /// From a manifest of schema 1, once its layers are unpacked.
+    Made(Schema1),
+}
+
+impl Configuration {
+    /// The configuration, if it is known before any layer is.
+    #[must_use]
+    pub fn served(&self) -> Option<&ConfigBlob> {
+        match self {
+            Self::Served(blob) => Some(blob),
+            Self::Made(_) => None,
+        }
+    }
+
+    /// The configuration of an image whose layers turned out to have these diff ids, lowest first.
+    pub fn complete(self, diff_ids: &[Digest]) -> Result<ConfigBlob, ManifestError> {
+        match self {
+            Self::Served(blob) => Ok(blob),
+            Self::Made(manifest) => {
+                let bytes = manifest.config(diff_ids)?;
+                Ok(ConfigBlob { digest: crate::client::digest_of(&bytes), bytes: bytes.into() })
+            }
+        }
+    }
 }
 
 /// An image whose manifest and config were read and verified.
@@ -46,18 +99,14 @@ pub struct ResolvedImage {
     pub names: Vec<Reference>,
     /// The manifest of the chosen platform, byte for byte.
     pub manifest_bytes: Bytes,
-    /// Its digest, verified.
+    /// Its digest, verified; of a signed one of schema 1 that of its payload.
     pub manifest_digest: Digest,
     /// Its media type.
     pub media_type: String,
     /// What the reference named, where that was an index. Its digest belongs to `repo_digests` too.
     pub index: Option<IndexManifest>,
-    /// The image's configuration, byte for byte.
-    pub config_bytes: Bytes,
-    /// Its digest, verified.
-    pub config_digest: Digest,
-    /// The hexadecimal part of `config_digest`.
-    pub image_id: ImageId,
+    /// The image's configuration, or what it will be made of.
+    pub configuration: Configuration,
     /// Lowest layer first; at most [`crate::manifest::LAYERS_MAX`].
     pub layers: Vec<LayerBlob>,
     /// Where the layers' bytes are.

@@ -24,6 +24,7 @@ mod places;
 pub mod platform;
 pub mod reference;
 pub mod registries;
+mod schema1;
 mod source;
 
 pub use auth::Credentials;
@@ -31,7 +32,9 @@ pub use blob::{BlobProgress, BlobStream, BlockingBlobReader};
 pub use client::{Client, ClientOptions, LoopbackTrust, RetryPolicy, Timeouts};
 pub use error::{BlobError, ErrorKind, RegistryAnswer, RequestError, ResolveError, TransferError};
 pub use http::proxy::ProxyOptions;
-pub use image::{ArtifactBlob, IndexManifest, LayerBlob, Resolved, ResolvedArtifact, ResolvedImage};
+pub use image::{
+    ArtifactBlob, ConfigBlob, Configuration, IndexManifest, LayerBlob, Resolved, ResolvedArtifact, ResolvedImage,
+};
 pub use platform::Platform;
 pub use reference::{NameOrId, ParseReferenceError, Reference};
 pub use source::{ParseSourceError, Source};

@@ -1,7 +1,6 @@
 //! Manifests, indices and image configurations: parsing bytes whose digest is already checked, and choosing.
 //!
-//! Formats: Docker image manifest version 2 schema 2 and its list, OCI image manifest and index. Schema 1 is told by
-//! name and refused. A document that could be read as two formats, or whose media type disagrees with the one it was
+//! Formats: Docker image manifest version 2 schema 2 and its list, schema 1, OCI image manifest and index. A document that could be read as two formats, or whose media type disagrees with the one it was
 //! served under, is refused (CVE-2021-41190).
 
 use std::collections::BTreeMap;
@@ -9,6 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use domain::digest::Digest;
+use domain::schema1::{Schema1, Schema1Error};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
@@ -43,9 +43,11 @@ pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// A Docker layer, compressed with gzip.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
-const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-/// The `Accept` header of a manifest request. Schema 1 is in it so that the error can name it.
+/// Docker image manifest, version 2, schema 1, without signatures.
+pub const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// The same, signed.
+pub const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// The `Accept` header of a manifest request. Schema 1 comes last: it has no sizes and no configuration.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.1, \
@@ -114,6 +116,15 @@ pub enum ManifestError {
         /// By the manifest.
         layers: usize,
     },
+    /// A manifest of schema 1 that cannot be used.
+    #[error(transparent)]
+    Schema1(#[from] Schema1Error),
+    /// The registry does not say how long a layer is, and neither does the manifest.
+    #[error("layer {digest} of a schema 1 manifest has no length")]
+    NoLength {
+        /// The layer.
+        digest: Digest,
+    },
     /// Larger than we read.
     #[error("{size} bytes exceed the limit of {limit}")]
     TooLarge {
@@ -133,7 +144,9 @@ impl ManifestError {
             | Self::Ambiguous { .. }
             | Self::MediaTypeMismatch { .. }
             | Self::Digest { .. }
-            | Self::DiffIds { .. } => ErrorKind::Malformed,
+            | Self::DiffIds { .. }
+            | Self::Schema1(_)
+            | Self::NoLength { .. } => ErrorKind::Malformed,
             Self::Unsupported { .. } | Self::ForeignLayer { .. } => ErrorKind::Unsupported,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
         }
@@ -209,6 +222,8 @@ pub enum Manifest {
     Image(ImageManifest),
     /// Several.
     Index(Index),
+    /// One image of the oldest kind.
+    Schema1(Schema1),
 }
 
 /// All fields of all formats: which ones are present tells the formats apart.
@@ -240,17 +255,17 @@ pub fn parse_manifest(bytes: &[u8], served_as: Option<&str>) -> Result<Manifest,
     let served = served_as
         .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
         .filter(|value| is_manifest_type(value));
-    if let Some(served) = served.as_deref().filter(|served| is_schema1(served)) {
-        return Err(unsupported_schema1(served));
-    }
     let document: Document = serde_json::from_slice(bytes).map_err(|source| ManifestError::Parse {
         media_type: served.clone().unwrap_or_else(|| "manifest".to_owned()),
         source,
     })?;
-    if document.schema_version == 1 || is_schema1(&document.media_type) {
-        return Err(unsupported_schema1(SCHEMA1));
+    if document.schema_version == 1 {
+        return parse_schema1(bytes, &document, served);
     }
     let media_type = media_type_of(&document, served)?;
+    if is_schema1(&media_type) {
+        return Err(ManifestError::Unsupported { what: "schema version of", value: media_type });
+    }
     let stray = [
         ("fsLayers", document.fs_layers.is_some()),
         ("history", document.history.is_some()),
@@ -272,6 +287,24 @@ pub fn parse_manifest(bytes: &[u8], served_as: Option<&str>) -> Result<Manifest,
     let config = document.config.ok_or_else(|| missing("config", &media_type))?;
     let layers = document.layers.ok_or_else(|| missing("layers", &media_type))?.0;
     Ok(Manifest::Image(ImageManifest { media_type, artifact_type: document.artifact_type, config, layers }))
+}
+
+/// Whether it is signed, its media type does not tell: registries serve either as the other.
+fn parse_schema1(bytes: &[u8], document: &Document, served: Option<String>) -> Result<Manifest, ManifestError> {
+    let stated = Some(document.media_type.clone()).filter(|stated| !stated.is_empty());
+    if let Some(other) = stated.iter().chain(&served).find(|media_type| !is_schema1(media_type)) {
+        let served = served.clone().unwrap_or_else(|| other.clone());
+        return Err(ManifestError::MediaTypeMismatch { served, stated: SCHEMA1.to_owned() });
+    }
+    let stray = [
+        ("config", document.config.is_some()),
+        ("layers", document.layers.is_some()),
+        ("manifests", document.manifests.is_some()),
+    ];
+    if let Some((field, _)) = stray.into_iter().find(|(_, is_there)| *is_there) {
+        return Err(ManifestError::Ambiguous { media_type: SCHEMA1.to_owned(), field });
+    }
+    Ok(Manifest::Schema1(Schema1::parse(bytes)?))
 }
 
 fn media_type_of(document: &Document, served: Option<String>) -> Result<String, ManifestError> {
@@ -299,10 +332,6 @@ fn is_schema1(media_type: &str) -> bool {
 
 pub(crate) fn is_manifest_type(media_type: &str) -> bool {
     matches!(media_type, DOCKER_MANIFEST | DOCKER_LIST | OCI_MANIFEST | OCI_INDEX) || is_schema1(media_type)
-}
-
-fn unsupported_schema1(media_type: &str) -> ManifestError {
-    ManifestError::Unsupported { what: "manifest format, Docker schema 1", value: media_type.to_owned() }
 }
 
 impl Index {

@@ -5,6 +5,12 @@ fn entry(digest: char, extra: &str) -> String {
     format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"sha256:{digest}","size":1{extra}}}"#)
 }
 
+fn schema1(extra: &str) -> String {
+    let (digest, id) = ("a".repeat(64), "b".repeat(64));
+    let history = serde_json::json!([{ "v1Compatibility": format!(r#"{{"id":"{id}"}}"#) }]);
+    format!(r#"{{"schemaVersion":1,"fsLayers":[{{"blobSum":"sha256:{digest}"}}],"history":{history}{extra}}}"#)
+}
+
 fn platform(architecture: &str, variant: &str) -> String {
     format!(r#","platform":{{"os":"linux","architecture":"{architecture}","variant":"{variant}"}}"#)
 }
@@ -39,8 +45,16 @@ fn formats_are_told_apart() {
             Err(ErrorKind::Malformed),
         ),
         (r#"{"mediaType":"text/x","layers":[]}"#.to_owned(), None, Err(ErrorKind::Unsupported)),
-        (r#"{"schemaVersion":1}"#.to_owned(), None, Err(ErrorKind::Unsupported)),
-        (r"{}".to_owned(), Some(SCHEMA1_SIGNED), Err(ErrorKind::Unsupported)),
+        (r#"{"schemaVersion":1}"#.to_owned(), None, Err(ErrorKind::Malformed)),
+        (schema1(""), None, Ok(SCHEMA1)),
+        (schema1(""), Some("application/json"), Ok(SCHEMA1)),
+        (schema1(""), Some(SCHEMA1_SIGNED), Ok(SCHEMA1)),
+        (schema1(&format!(r#","mediaType":"{SCHEMA1_SIGNED}""#)), Some(SCHEMA1), Ok(SCHEMA1)),
+        (schema1(""), Some(OCI_MANIFEST), Err(ErrorKind::Malformed)),
+        (schema1(&format!(r#","mediaType":"{DOCKER_MANIFEST}""#)), None, Err(ErrorKind::Malformed)),
+        (schema1(r#","layers":[]"#), None, Err(ErrorKind::Malformed)),
+        (schema1(r#","manifests":[]"#), None, Err(ErrorKind::Malformed)),
+        (r#"{"schemaVersion":2,"fsLayers":[],"history":[]}"#.to_owned(), Some(SCHEMA1), Err(ErrorKind::Unsupported)),
         (r"{}".to_owned(), None, Err(ErrorKind::Malformed)),
         (r"[]".to_owned(), None, Err(ErrorKind::Malformed)),
         (String::new(), None, Err(ErrorKind::Malformed)),
@@ -52,6 +66,7 @@ fn formats_are_told_apart() {
         let media_type = parsed.as_ref().map(|manifest| match manifest {
             Manifest::Image(image) => image.media_type.as_str(),
             Manifest::Index(index) => index.media_type.as_str(),
+            Manifest::Schema1(_) => SCHEMA1,
         });
         assert_eq!(media_type.map_err(|kind| *kind), expected, "{served_as:?} {}", document.trim());
     }

@@ -101,7 +101,7 @@ impl Registry {
 }
 
 async fn assert_serves(client: &Client, resolved: &ResolvedImage, image: &TestImage) {
-    assert_eq!(resolved.image_id.as_str(), digest_of(&image.config).hex());
+    assert_eq!(resolved.configuration.served().unwrap().image_id().as_str(), digest_of(&image.config).hex());
     assert_eq!(resolved.layers.len(), 1);
     let (bytes, end) = drain(client.open_blob(resolved, &resolved.layers[0]).await.unwrap()).await;
     end.unwrap();
@@ -136,8 +136,8 @@ async fn docker_registry_with_a_login() {
     // skopeo compressed the layer on this way: another blob, the same diff id.
     let docker = resolve_as(&client, &registry.name("team/docker:v1"), &named("user", "secret")).await.unwrap();
     assert_eq!(docker.media_type, "application/vnd.docker.distribution.manifest.v2+json");
-    assert_eq!(docker.layers[0].diff_id, digest_of(&image.layer));
-    assert_ne!(docker.layers[0].digest, docker.layers[0].diff_id);
+    assert_eq!(docker.layers[0].diff_id, Some(digest_of(&image.layer)));
+    assert_ne!(Some(&docker.layers[0].digest), docker.layers[0].diff_id.as_ref());
     let (bytes, end) = drain(client.open_blob(&docker, &docker.layers[0]).await.unwrap()).await;
     end.unwrap();
     assert_eq!(digest_of(&bytes), docker.layers[0].digest);

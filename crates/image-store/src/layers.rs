@@ -96,6 +96,24 @@ impl Store {
         Ok(layers.find(id.as_str()).filter(|row| self.is_whole(row)).map(|_| self.pin(id)))
     }
 
+    /// The layer that this blob was unpacked to on this parent, if it is in the store, and its diff id. Both digests
+    /// were verified when it came.
+    pub fn find_layer_of_blob(
+        &self,
+        parent: Option<&LayerId>,
+        blob: &Digest,
+    ) -> Result<Option<(LayerPin, Digest)>, RecordsError> {
+        let layers = self.layers.read()?;
+        let parent_text = parent.map(LayerId::as_str).unwrap_or_default();
+        let found = layers.iter().find_map(|row| {
+            let is_it = row.compressed_diff_digest == blob.as_str() && row.parent == parent_text && self.is_whole(row);
+            let diff_id = Digest::parse(&row.diff_digest).ok().filter(|_| is_it)?;
+            let id = layer_id(parent, &diff_id);
+            (id.as_str() == row.id).then_some((id, diff_id))
+        });
+        Ok(found.map(|(id, diff_id)| (self.pin(id), diff_id)))
+    }
+
     /// Whether a layer was finished and its files are still there: a record alone must not make a pull skip it.
     fn is_whole(&self, row: &LayerRecord) -> bool {
         !row.is_incomplete() && self.driver.diff(&row.id).is_dir()
@@ -112,7 +130,7 @@ impl Store {
         expected: &ExpectedLayer,
     ) -> Result<LayerPin, CommitLayerError> {
         check_contents(&staged, expected)?;
-        let id = layer_id(parent, &expected.diff_id);
+        let id = layer_id(parent, &staged.contents.diff_id);
         // What has to be synced is made ready without holding others up.
         let below = {
             let layers = self.layers.read().map_err(CommitLayerError::Records)?;
@@ -297,8 +315,10 @@ fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), 
             actual: contents.compressed_digest.clone(),
         });
     }
-    if expected.diff_id != contents.diff_id {
-        return Err(CommitLayerError::DiffId { expected: expected.diff_id.clone(), actual: contents.diff_id.clone() });
+    if let Some(diff_id) = &expected.diff_id
+        && *diff_id != contents.diff_id
+    {
+        return Err(CommitLayerError::DiffId { expected: diff_id.clone(), actual: contents.diff_id.clone() });
     }
     Ok(())
 }

@@ -233,8 +233,8 @@ pub struct LayerContents {
 /// What a layer's bytes must turn out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedLayer {
-    /// From the image's configuration.
-    pub diff_id: Digest,
+    /// From the image's configuration; none for images that have no configuration until their layers are unpacked.
+    pub diff_id: Option<Digest>,
     /// From the manifest.
     pub compressed_digest: Digest,
     /// From the manifest, when it says.

@@ -74,8 +74,11 @@ fn pull(store: &Store) -> Result<ImageId, String> {
             None => {
                 let staged =
                     store.stage_layer(&blob[..], StageOptions::default()).map_err(|error| error.to_string())?;
-                let expected =
-                    ExpectedLayer { diff_id: digest(tar), compressed_digest: digest(blob), compressed_size: None };
+                let expected = ExpectedLayer {
+                    diff_id: Some(digest(tar)),
+                    compressed_digest: digest(blob),
+                    compressed_size: None,
+                };
                 store.commit_layer(staged, parent, &expected).map_err(|error| error.to_string())?
             }
         };

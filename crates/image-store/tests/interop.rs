@@ -5,11 +5,13 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{Roots, commit, container_id, digest, gzip, image_of, new_container, put, second_tar, small_tar, stage};
-use image_store::{LayerPin, Volatile};
+use image_store::{CheckOptions, Depth, LayerPin, Volatile};
 
 /// An archive as GNU tar writes it: long names, hard links, holes, attributes, odd owners and modes.
 fn gnu_tar(roots: &Roots, format: &str) -> Vec<u8> {
@@ -29,6 +31,44 @@ fn gnu_tar(roots: &Roots, format: &str) -> Vec<u8> {
         .unwrap();
     assert!(output.status.success());
     output.stdout
+}
+
+#[test]
+fn configurations_of_schema_1_are_made_where_others_store_none() {
+    let (roots, tar) = (Roots::new(), small_tar());
+    let blob = gzip(&tar);
+    let history = serde_json::json!([{ "v1Compatibility": format!(r#"{{"id":"{}","os":"linux"}}"#, "1".repeat(64)) }]);
+    let manifest = format!(
+        r#"{{"schemaVersion":1,"name":"a","tag":"b","architecture":"amd64","fsLayers":[{{"blobSum":"{}"}}],"history":{history}}}"#,
+        digest(&blob)
+    );
+    // Signed, as nearly all of them are: known by the digest of what was signed.
+    let head = &manifest[..manifest.len() - 1];
+    let protected = format!(r#"{{"formatLength":{},"formatTail":"fQ"}}"#, head.len());
+    let protected = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, protected);
+    let signed = format!(r#"{head},"signatures":[{{"header":{{"alg":"ES256"}},"protected":"{protected}"}}]}}"#);
+    let directory = roots.base.path().join("image");
+    std::fs::create_dir(&directory).unwrap();
+    for (name, bytes) in [
+        ("version", &b"Directory Transport Version: 1.1\n"[..]),
+        ("manifest.json", signed.as_bytes()),
+        (digest(&blob).hex(), &blob),
+    ] {
+        std::fs::File::create(directory.join(name)).unwrap().write_all(bytes).unwrap();
+    }
+    let source = format!("dir:{}", directory.display());
+    roots.run("skopeo", &["--insecure-policy", "copy", "--quiet", &source, &roots.reference("localhost/old:1")]);
+    let store = roots.open();
+    let image = store.find_image("localhost/old:1").unwrap().unwrap();
+    assert_eq!(image.digest, Some(digest(manifest.as_bytes())));
+    let config = store.image_config(&image.id).unwrap();
+    assert_eq!(digest(&config).hex(), image.id.as_str());
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["rootfs"]["diff_ids"][0], digest(&tar).to_string());
+    let report = store.check(&CheckOptions { depth: Depth::Contents, unreferenced_age: Duration::ZERO }).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    let (pin, diff_id) = store.find_layer_of_blob(None, &digest(&blob)).unwrap().unwrap();
+    assert_eq!((diff_id, Some(pin.id())), (digest(&tar), image.top_layer.as_ref()));
 }
 
 #[test]

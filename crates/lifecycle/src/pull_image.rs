@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use domain::digest::Digest;
 use domain::id::{ImageId, LayerId};
 use domain::image::ImageConfig;
 use futures_util::StreamExt;
@@ -250,18 +251,22 @@ impl Node {
             Resolved::Image(image) => image,
             Resolved::Artifact(artifact) => return self.pull_artifact(&name, artifact, counters).await,
         };
-        let top = self.fetch_layers(&name, &resolved, counters).await?;
-        let created = ImageConfig::parse(&resolved.config_bytes).ok().and_then(|config| config.created.parse().ok());
-        let id = resolved.image_id.clone();
+        let (top, diff_ids) = self.fetch_layers(&name, &resolved, counters).await?;
+        let config = resolved.configuration.complete(&diff_ids).map_err(|source| {
+            let source = ResolveError::Manifest { what: "manifest", digest: resolved.manifest_digest.clone(), source };
+            PullImageError::Resolve { image: name.clone(), source: Box::new(source) }
+        })?;
+        let created = ImageConfig::parse(&config.bytes).ok().and_then(|config| config.created.parse().ok());
+        let id = config.image_id();
         let new = NewImage {
-            id: resolved.image_id,
+            id: id.clone(),
             names: resolved.names.iter().map(Reference::to_string).collect(),
             top_layer: top.as_ref().map(|pin| pin.id().clone()),
             manifest: resolved.manifest_bytes.to_vec(),
             manifest_digest: resolved.manifest_digest,
             index: resolved.index.map(|index| (index.digest, index.bytes.to_vec())),
-            config: resolved.config_bytes.to_vec(),
-            config_digest: resolved.config_digest,
+            config: config.bytes.to_vec(),
+            config_digest: config.digest,
             signatures: Vec::new(),
             created,
         };
@@ -276,18 +281,19 @@ impl Node {
         Ok(id)
     }
 
-    /// Fetches what is not here yet, several layers at once, and commits them in order, lowest first.
+    /// Fetches what is not here yet, several layers at once, and commits them in order, lowest first. Returns the
+    /// topmost and the diff ids of all.
     async fn fetch_layers(
         self: &Arc<Self>,
         name: &str,
         image: &ResolvedImage,
         counters: &PullCounters,
-    ) -> Result<Option<LayerPin>, PullImageError> {
-        let (top, present) = self.present_layers(name, image).await?;
+    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
+        let (top, mut diff_ids) = self.present_layers(name, image).await?;
         let mut pins: Vec<LayerPin> = top.into_iter().collect();
-        counters.begin(image.layers.iter().skip(present).map(|layer| layer.size));
-        match self.fetch_missing(name, image, present, &mut pins, counters).await {
-            Ok(()) => Ok(pins.pop()),
+        counters.begin(image.layers.iter().skip(diff_ids.len()).map(|layer| layer.size));
+        match self.fetch_missing(name, image, &mut diff_ids, &mut pins, counters).await {
+            Ok(()) => Ok((pins.pop(), diff_ids)),
             Err(error) => {
                 self.drop_layers(pins).await;
                 Err(error)
@@ -314,10 +320,11 @@ impl Node {
         self: &Arc<Self>,
         name: &str,
         image: &ResolvedImage,
-        present: usize,
+        diff_ids: &mut Vec<Digest>,
         pins: &mut Vec<LayerPin>,
         counters: &PullCounters,
     ) -> Result<(), PullImageError> {
+        let present = diff_ids.len();
         let missing: Vec<(usize, LayerBlob)> = image.layers.iter().cloned().enumerate().skip(present).collect();
         let mut staged = stream::iter(missing.into_iter().map(|(index, layer)| {
             let (node, name, image) = (Arc::clone(self), name.to_owned(), image.clone());
@@ -334,6 +341,7 @@ impl Node {
             waiting.insert(index, (layer, layer_staged));
             while let Some((layer, layer_staged)) = waiting.remove(&next) {
                 let parent = pins.last().map(|pin| pin.id().clone());
+                diff_ids.push(layer_staged.contents().diff_id.clone());
                 pins.push(self.commit(name, layer, layer_staged, parent).await?);
                 counters.committed();
                 next += 1;
@@ -342,25 +350,28 @@ impl Node {
         Ok(())
     }
 
-    /// The lowest layers that are here already: the topmost of them, pinned, and how many there are.
+    /// The lowest layers that are here already: the topmost of them, pinned, and the diff ids of all.
     async fn present_layers(
         &self,
         name: &str,
         image: &ResolvedImage,
-    ) -> Result<(Option<LayerPin>, usize), PullImageError> {
+    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
         let store = Arc::clone(&self.store);
-        let wanted: Vec<_> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let wanted: Vec<_> = image.layers.iter().map(|layer| (layer.diff_id.clone(), layer.digest.clone())).collect();
         blocking::run("find layers", move || {
             let mut top: Option<LayerPin> = None;
-            let mut count = 0;
-            for diff_id in &wanted {
-                match store.find_layer(top.as_ref().map(LayerPin::id), diff_id)? {
-                    Some(pin) => top = Some(pin),
-                    None => break,
-                }
-                count += 1;
+            let mut diff_ids = Vec::new();
+            for (diff_id, blob) in wanted {
+                let parent = top.as_ref().map(LayerPin::id);
+                let found = match diff_id {
+                    Some(diff_id) => store.find_layer(parent, &diff_id)?.map(|pin| (pin, diff_id)),
+                    None => store.find_layer_of_blob(parent, &blob)?,
+                };
+                let Some((pin, diff_id)) = found else { break };
+                top = Some(pin);
+                diff_ids.push(diff_id);
             }
-            Ok((top, count))
+            Ok((top, diff_ids))
         })
         .await
         .map_err(|source| PullImageError::Records { image: name.to_owned(), source })

@@ -204,9 +204,13 @@ impl Recipe {
             diff_ids.push(digest(archive));
             layers.push((compress(archive, *compression), self.format.layer_type(*compression)));
         }
+        // As builders write it: a step for each layer, and one that changed no files.
+        let step = |number| json!({ "created": "2024-01-02T03:04:05Z", "created_by": format!("step {number} < {number} & 1") });
+        let mut history: Vec<Value> = (0..diff_ids.len()).map(step).collect();
+        history.push(json!({ "created": "2024-01-02T03:04:05Z", "created_by": "CMD", "empty_layer": true }));
         let config = json!({
             "architecture": architecture(), "os": "linux", "created": "2024-01-02T03:04:05Z",
-            "config": self.config, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "config": self.config, "rootfs": { "type": "layers", "diff_ids": diff_ids }, "history": history,
         });
         let config = serde_json::to_vec(&config).expect("JSON");
         let descriptor =

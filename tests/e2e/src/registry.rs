@@ -48,7 +48,8 @@ impl Registry {
         let directory = world.path(&format!("registry-{port}"));
         let mut text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n",
+             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+             compatibility: {{schema1: {{enabled: true}}}}\n",
             world.path("registry").display()
         );
         match access {

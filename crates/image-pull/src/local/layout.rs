@@ -26,7 +26,7 @@ pub(super) fn read_index(image: &LocalImage) -> Result<Option<Vec<Descriptor>>, 
     let malformed = |reason| LocalError::Malformed { file: INDEX_FILE.to_owned(), reason };
     match parse_manifest(&bytes, None).map_err(|error| malformed(crate::error::chain(&error)))? {
         Manifest::Index(index) => Ok(Some(index.entries)),
-        Manifest::Image(_) => Err(malformed("not an index".to_owned())),
+        Manifest::Image(_) | Manifest::Schema1(_) => Err(malformed("not an index".to_owned())),
     }
 }
 

@@ -215,7 +215,7 @@ pub fn stage(store: &Store, compressed: &[u8]) -> StagedLayer {
 pub fn commit(store: &Store, staged: StagedLayer, parent: Option<&LayerId>) -> Result<LayerPin, CommitLayerError> {
     let contents = staged.contents().clone();
     let expected = ExpectedLayer {
-        diff_id: contents.diff_id,
+        diff_id: Some(contents.diff_id),
         compressed_digest: contents.compressed_digest,
         compressed_size: Some(contents.compressed_size),
     };
