@@ -104,6 +104,7 @@ impl Store {
             .choose_ids(&new.ids, &containers)
             .map_err(|source| CreateContainerError::Ids { container: new.id.clone(), source })?;
         let root = ids.as_ref().map(IdMaps::root);
+        let layer_ids = ids.as_ref().filter(|_| !self.driver.has_mounts());
         let now = Timestamp::now().to_string();
         let layer_row = LayerRecord {
             id: layer.to_string(),
@@ -111,12 +112,15 @@ impl Store {
             parent,
             mount_label: new.mount_label.clone(),
             created: now.clone(),
+            // An id-mapped mount leaves the files as they are.
+            uidmap: layer_ids.map(|ids| MapRecord::list(ids.uids())).unwrap_or_default(),
+            gidmap: layer_ids.map(|ids| MapRecord::list(ids.gids())).unwrap_or_default(),
             ..LayerRecord::default()
         };
         let row = record_of(&new, &layer, now, file, ids.as_ref());
         let container = to_container(file, &row);
         let made = self
-            .make_container_layer(&layer, below.as_ref(), file, ids.as_ref())
+            .make_container_layer(&layer, below.as_ref(), file, ids.as_ref(), &new.mount_label)
             .map_err(path_error)
             .and_then(|()| {
                 layers.rows_mut(file).push(layer_row);
@@ -159,9 +163,10 @@ impl Store {
         below: Option<&Below>,
         file: usize,
         ids: Option<&IdMaps>,
+        label: &str,
     ) -> Result<(), PathError> {
         let durability = if file == STABLE { Durability::Durable } else { Durability::Volatile };
-        self.driver.create(&NewLayer { id: layer.as_str(), below, durability, ids }, self.staging())
+        self.driver.create(&NewLayer { id: layer.as_str(), below, durability, ids, label }, self.staging())
     }
 
     fn undo_create(&self, id: &ContainerId, layer: &LayerId, layers: &mut Guard<'_, LayerRecord>, file: usize) {

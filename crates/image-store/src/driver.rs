@@ -19,6 +19,8 @@ pub(crate) struct Below {
     pub(crate) lower: String,
     /// How many layers the kernel stacks beneath one on top of it.
     pub(crate) depth: usize,
+    /// Its files.
+    pub(crate) tree: PathBuf,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -31,6 +33,8 @@ pub(crate) struct NewLayer<'a> {
     pub(crate) durability: Durability,
     /// The ids of its user namespace.
     pub(crate) ids: Option<&'a IdMaps>,
+    /// SELinux label of its files, or empty.
+    pub(crate) label: &'a str,
 }
 
 impl NewLayer<'_> {
@@ -122,6 +126,7 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Repairs what can be made again from what is there.
     fn repair(&self) -> Result<(), PathError>;
 
-    /// Whether the files of a container can have the ids of its user namespace.
-    fn can_map_ids(&self) -> bool;
+    /// Whether mounts can show a container's files with the ids of its user namespace. Drivers without mounts give each
+    /// container files that have them.
+    fn maps_ids_by_mount(&self) -> bool;
 }

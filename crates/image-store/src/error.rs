@@ -37,14 +37,9 @@ pub enum OpenError {
     /// Its options cannot be obeyed.
     #[error("open store: options")]
     Options(#[source] OptionsError),
-    /// Another driver's directories are there and no driver was named.
-    #[error("open store at {root}: it was made by graph driver {driver:?}, which is not supported: only overlay is")]
-    OtherDriver {
-        /// The graph root.
-        root: PathBuf,
-        /// Whose directories are there.
-        driver: String,
-    },
+    /// None of the drivers in `driver_priority` can be used.
+    #[error("open store: no graph driver can be used")]
+    NoDriver,
     /// A directory could not be made, opened or made private.
     #[error("open store")]
     Path(#[source] PathError),

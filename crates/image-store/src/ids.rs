@@ -188,10 +188,9 @@ impl Store {
 
     /// Whether kernel and file system can show a container's root file system with other owners than it has.
     ///
-    /// Some file systems have no part in it.
     #[must_use]
     pub fn can_map_ids(&self) -> bool {
-        self.driver.can_map_ids()
+        !self.driver.has_mounts() || self.driver.maps_ids_by_mount()
     }
 }
 

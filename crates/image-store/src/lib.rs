@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod artifacts;
+mod btrfs;
 mod check;
 mod containers;
+mod copies;
 mod crc64;
 mod driver;
 mod error;
@@ -32,6 +34,8 @@ mod table;
 pub mod tar;
 mod types;
 mod usage;
+mod vfs;
+mod whole;
 mod wipe;
 
 pub use artifacts::{

@@ -97,12 +97,7 @@ impl Overlay {
 
     /// Other tools take the private mount away when they end and see no container mounted.
     fn ensure_private_home(&self) -> Result<(), PathError> {
-        if !self.is_home_mounted || is_mount_point(&self.home)? {
-            return Ok(());
-        }
-        rustix::mount::mount_bind(&self.home, &self.home).map_err(PathError::new("bind", &self.home))?;
-        rustix::mount::mount_change(&self.home, MountPropagationFlags::PRIVATE)
-            .map_err(PathError::new("make private", &self.home))
+        if self.is_home_mounted { ensure_private(&self.home) } else { Ok(()) }
     }
 
     fn layer_dir(&self, id: &str) -> PathBuf {
@@ -300,7 +295,7 @@ impl Driver for Overlay {
         let diff = directory.join("diff");
         let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
         let depth = lower.split(':').count();
-        Ok(Below { lower, depth, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
+        Ok(Below { lower, depth, tree: diff, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
     }
 
     fn dress(&self, staged: &Path, below: Option<&Below>) -> Result<String, PathError> {
@@ -429,7 +424,7 @@ impl Driver for Overlay {
     }
 
     /// Overlay on id-mapped mounts came with Linux 5.19. Some file systems have no part in it.
-    fn can_map_ids(&self) -> bool {
+    fn maps_ids_by_mount(&self) -> bool {
         const OLDEST: (u32, u32) = (5, 19);
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
@@ -491,6 +486,15 @@ pub(crate) fn unmount_all(path: &Path) -> Result<(), PathError> {
         }
     }
     Ok(())
+}
+
+/// Gives a driver's home a private mount of its own, unless it has one.
+pub(crate) fn ensure_private(home: &Path) -> Result<(), PathError> {
+    if is_mount_point(home)? {
+        return Ok(());
+    }
+    rustix::mount::mount_bind(home, home).map_err(PathError::new("bind", home))?;
+    rustix::mount::mount_change(home, MountPropagationFlags::PRIVATE).map_err(PathError::new("make private", home))
 }
 
 /// Splits options into those the kernel takes as flags and those overlay takes as text.

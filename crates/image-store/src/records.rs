@@ -60,6 +60,10 @@ pub(crate) struct LayerRecord {
     pub(crate) gidset: Vec<u32>,
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Map::is_empty")]
     pub(crate) flags: Map<String, Value>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) uidmap: Vec<MapRecord>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gidmap: Vec<MapRecord>,
     #[serde(flatten)]
     pub(crate) others: Map<String, Value>,
 }

@@ -11,13 +11,14 @@ use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use domain::id::LayerId;
 use sys::locks::{RecordLock, lock_record, try_lock_record, unlock_record};
 
+use crate::btrfs;
 use crate::error::PathError;
 use crate::fault;
 use crate::random;
@@ -30,9 +31,18 @@ const LOCK: &str = "lock";
 const PENDING: &str = "pending";
 const FILE_PREFIX: &str = ".crio-staged-";
 
+/// How a driver makes the directory a layer is unpacked into.
+pub(crate) type MakeDiff = fn(&Path) -> Result<(), PathError>;
+
+/// A plain directory.
+pub(crate) fn plain_diff(path: &Path) -> Result<(), PathError> {
+    make_dir(path, 0o755)
+}
+
 /// One process's part of the staging area.
 #[derive(Debug)]
 pub(crate) struct Staging {
+    make_diff: MakeDiff,
     area: PathBuf,
     instance: PathBuf,
     lock: File,
@@ -63,7 +73,7 @@ fn open_lock(path: &Path) -> Result<File, PathError> {
 
 impl Staging {
     /// Makes this process's part, and finds those of processes that are gone.
-    pub(crate) fn open(home: &Path) -> Result<(Self, Leftovers), PathError> {
+    pub(crate) fn open(home: &Path, make_diff: MakeDiff) -> Result<(Self, Leftovers), PathError> {
         let area = home.join(AREA);
         match DirBuilder::new().mode(0o700).recursive(true).create(&area) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -83,7 +93,7 @@ impl Staging {
         let lock = open_lock(&lock_path)?;
         lock_record(lock.as_fd(), RecordLock::Exclusive).map_err(PathError::new("lock", &lock_path))?;
         let _ = unlock_record(area_lock.as_fd());
-        Ok((Self { area, instance, lock, next: AtomicU64::new(0) }, leftovers))
+        Ok((Self { make_diff, area, instance, lock, next: AtomicU64::new(0) }, leftovers))
     }
 
     fn next_path(&self) -> PathBuf {
@@ -92,12 +102,17 @@ impl Staging {
 
     /// A directory with an empty `diff`, removed when dropped.
     pub(crate) fn new_dir(&self) -> Result<StagingDir, PathError> {
+        let directory = self.new_empty_dir()?;
+        (self.make_diff)(&directory.path().join(DIFF))?;
+        Ok(directory)
+    }
+
+    /// An empty directory, removed when dropped.
+    pub(crate) fn new_empty_dir(&self) -> Result<StagingDir, PathError> {
         let path = self.next_path();
         fault::step("make staging directory").map_err(PathError::new("make directory", &path))?;
         make_dir(&path, 0o700)?;
-        let directory = StagingDir { path: Some(path.clone()) };
-        make_dir(&path.join(DIFF), 0o755)?;
-        Ok(directory)
+        Ok(StagingDir { path: Some(path) })
     }
 
     /// A name in `directory` for a file on its way in; removed when dropped.
@@ -232,10 +247,18 @@ impl Leftovers {
 
 /// Removes a directory and all it holds, without following links; fine if it is not there.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), PathError> {
+    if is_subvolume(path) && btrfs::delete_subvolume(path).is_ok() {
+        return Ok(());
+    }
+    // An empty subvolume goes as a directory does, since Linux 4.18.
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+fn is_subvolume(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|stat| stat.is_dir() && stat.ino() == sys::btrfs::SUBVOLUME_INODE)
 }
 
 /// A directory without a name; removed when dropped.

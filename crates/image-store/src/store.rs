@@ -12,14 +12,18 @@ use std::sync::{Arc, Mutex};
 use domain::id::{ContainerId, LayerId};
 use durable::Durability;
 
+use crate::btrfs::{Btrfs, make_subvolume};
 use crate::driver::Driver;
 use crate::error::{OpenError, PathError};
 use crate::ids::SubordinateFiles;
-use crate::options::{DevicePolicy, OnOpen, OverlayOptions, StoreOptions, Transient, VolatileMounts, check_driver};
+use crate::options::{
+    DevicePolicy, DriverName, DriverOptions, OnOpen, StoreOptions, Transient, VolatileMounts, candidates,
+};
 use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
-use crate::staging::Staging;
+use crate::staging::{MakeDiff, Staging, plain_diff};
 use crate::table::{Table, TableFile};
+use crate::vfs::Vfs;
 
 /// Kinds of records, as directories are called after them.
 pub(crate) const LAYERS: &str = "layers";
@@ -34,9 +38,6 @@ pub(crate) const VOLATILE: usize = 1;
 /// Permission bits the store's directories may have: of others, only the right to pass, which some configurations
 /// need for user namespaces.
 pub(crate) const DIRECTORY_MODE_MASK: u32 = 0o711;
-
-/// Drivers whose directories tell that a root was made by them.
-const OTHER_DRIVERS: [&str; 5] = ["vfs", "btrfs", "zfs", "aufs", "devicemapper"];
 
 /// Images, layers and containers beneath one graph root.
 ///
@@ -64,10 +65,8 @@ impl Store {
     ///
     /// Nothing another tool is working on is touched: everything is done under the locks the field has for it.
     pub fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        check_driver(&options.driver).map_err(OpenError::Options)?;
-        let overlay_options = OverlayOptions::parse(&options.driver_options).map_err(OpenError::Options)?;
         let on_open = options.on_open;
-        let StoreOptions { root, runroot, .. } = options;
+        let StoreOptions { root, runroot, .. } = options.clone();
         for path in [&root, &runroot] {
             // Separators of overlay's mount options; the field does not escape them either.
             let text = path.to_str().unwrap_or_default();
@@ -76,19 +75,13 @@ impl Store {
                 return Err(OpenError::Path(PathError::new("use as a root", path)(error)));
             }
         }
-        let driver_name = if options.driver.is_empty() { existing_driver(&root)? } else { "overlay" };
-        private_dir(&root, on_open).map_err(OpenError::Path)?;
-        private_dir(&runroot, on_open).map_err(OpenError::Path)?;
+        let (driver, make_diff) = open_driver(&options)?;
+        let driver_name = driver.name();
+        let (staging, leftovers) = Staging::open(driver.home(), make_diff).map_err(OpenError::Path)?;
         let kind = |base: &Path, kind: &str| {
             let path = base.join(format!("{driver_name}-{kind}"));
             private_dir(&path, on_open).map_err(OpenError::Path).map(|()| path)
         };
-        let home = root.join(driver_name);
-        private_dir(&home, on_open).map_err(OpenError::Path)?;
-        let driver: Box<dyn Driver> = Box::new(
-            Overlay::open(home, overlay_options.mountopt, overlay_options.skip_mount_home).map_err(OpenError::Path)?,
-        );
-        let (staging, leftovers) = Staging::open(driver.home()).map_err(OpenError::Path)?;
         let (layers_dir, run_layers_dir) = (kind(&root, LAYERS)?, kind(&runroot, LAYERS)?);
         let images_dir = kind(&root, IMAGES)?;
         let (containers_dir, run_containers_dir) = (kind(&root, CONTAINERS)?, kind(&runroot, CONTAINERS)?);
@@ -226,16 +219,37 @@ impl Store {
     }
 }
 
-/// The driver whose directories are in a root; overlay when there are none.
-fn existing_driver(root: &Path) -> Result<&'static str, OpenError> {
-    if !root.join("overlay").exists() {
-        for driver in OTHER_DRIVERS {
-            if root.join(driver).is_dir() {
-                return Err(OpenError::OtherDriver { root: root.to_owned(), driver: driver.to_owned() });
+/// The first driver that can be used, and how it makes directories layers are unpacked into.
+fn open_driver(options: &StoreOptions) -> Result<(Box<dyn Driver>, MakeDiff), OpenError> {
+    let root = &options.root;
+    let is_used = |name: &str| std::fs::read_dir(root.join(name)).is_ok_and(|mut entries| entries.next().is_some());
+    let names = candidates(&options.driver, &options.driver_priority, root, is_used).map_err(OpenError::Options)?;
+    for path in [root, &options.runroot] {
+        private_dir(path, options.on_open).map_err(OpenError::Path)?;
+    }
+    let mut tried = Vec::new();
+    for name in &names {
+        let checked = DriverOptions::parse(*name, &options.driver_options).map_err(OpenError::Options)?;
+        let home = root.join(name.as_str());
+        private_dir(&home, options.on_open).map_err(OpenError::Path)?;
+        let opened: Result<(Box<dyn Driver>, MakeDiff), PathError> = match name {
+            DriverName::Overlay => Overlay::open(home.clone(), checked.mountopt, checked.skip_mount_home)
+                .map(|driver| (Box::new(driver) as Box<dyn Driver>, plain_diff as MakeDiff)),
+            DriverName::Vfs => Vfs::open(home.clone()).map(|driver| (Box::new(driver) as _, plain_diff as _)),
+            DriverName::Btrfs => {
+                Btrfs::open(home.clone(), checked.size).map(|driver| (Box::new(driver) as _, make_subvolume as _))
+            }
+        };
+        match opened {
+            Ok(opened) => return Ok(opened),
+            Err(error) => {
+                // Nothing tells another tool that it was tried.
+                let _ = std::fs::remove_dir(&home);
+                tried.push(error);
             }
         }
     }
-    Ok("overlay")
+    Err(tried.into_iter().next().map_or(OpenError::NoDriver, OpenError::Path))
 }
 
 /// Makes a directory nobody else can look into, or takes from others what they should not have.

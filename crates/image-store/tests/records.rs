@@ -16,18 +16,27 @@ use image_store::{
 };
 
 #[test]
-fn only_overlay_is_opened() {
+fn drivers_are_chosen_or_refused_by_name() {
     let roots = Roots::in_memory();
-    for driver in ["vfs", "zfs", "devicemapper"] {
+    for driver in ["zfs", "devicemapper", "aufs"] {
         let error = Store::open(StoreOptions { driver: driver.to_owned(), ..roots.options() }).unwrap_err();
         assert!(matches!(error, OpenError::Options(_)));
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains(&format!("{driver:?}")), "{source}");
     }
-    std::fs::create_dir_all(roots.root().join("vfs")).unwrap();
-    let error = Store::open(roots.options()).unwrap_err();
-    assert!(matches!(error, OpenError::OtherDriver { .. }), "{error}");
-    Store::open(StoreOptions { driver: "overlay".to_owned(), ..roots.options() }).unwrap();
+    let error = Store::open(StoreOptions { driver: "btrfs".to_owned(), ..roots.options() }).unwrap_err();
+    assert!(matches!(error, OpenError::Path(_)), "no btrfs: {error}");
+    let unnamed = || StoreOptions { driver: String::new(), ..roots.options() };
+    let only_btrfs = StoreOptions { driver_priority: vec!["btrfs".to_owned()], ..unnamed() };
+    assert!(matches!(Store::open(only_btrfs), Err(OpenError::Path(_))));
+    let priority = ["btrfs", "vfs"].map(str::to_owned).to_vec();
+    let store = Store::open(StoreOptions { driver_priority: priority, ..unnamed() }).unwrap();
+    assert_eq!(store.driver(), "vfs");
+    drop(store);
+    assert!(!roots.root().join("btrfs").exists(), "what was tried leaves nothing");
+    assert_eq!(Store::open(unnamed()).unwrap().driver(), "vfs", "what is there counts");
+    assert_eq!(Store::open(roots.options()).unwrap().driver(), "overlay");
+    assert!(matches!(Store::open(unnamed()), Err(OpenError::Options(_))), "two drivers and none named");
     let relative = StoreOptions { root: "relative".into(), ..roots.options() };
     assert!(matches!(Store::open(relative), Err(OpenError::Path(_))));
 }

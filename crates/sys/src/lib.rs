@@ -4,6 +4,7 @@
 //! expects. Must not know: sandboxes, containers, images. A module a mechanism; begin with the one you need.
 #![deny(unsafe_op_in_unsafe_fn)]
 pub mod affinity;
+pub mod btrfs;
 pub mod idmap;
 pub mod link;
 pub mod locks;

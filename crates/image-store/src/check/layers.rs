@@ -27,7 +27,7 @@ impl LayerRecord {
 
     /// Whether its files have other owners than its tar says.
     fn is_mapped(&self) -> bool {
-        ["uidmap", "gidmap"].iter().any(|key| self.others.get(*key).is_some_and(|map| !map.is_null()))
+        !(self.uidmap.is_empty() && self.gidmap.is_empty())
     }
 }
 

@@ -16,11 +16,49 @@ use sha2::{Digest as _, Sha256};
 /// A graph root and run root, unmounted and removed at the end whatever happens.
 pub struct Roots {
     pub base: tempfile::TempDir,
+    pub driver: &'static str,
 }
 
 impl Roots {
     pub fn new() -> Self {
-        Self { base: tempfile::Builder::new().prefix("image-store-").tempdir().unwrap() }
+        Self { base: tempfile::Builder::new().prefix("image-store-").tempdir().unwrap(), driver: "overlay" }
+    }
+
+    /// For a driver; btrfs gets a file system of its own, or `None` where it cannot be made.
+    pub fn with_driver(driver: &'static str) -> Option<Self> {
+        let mut roots = Self::new();
+        roots.driver = driver;
+        (driver != "btrfs" || roots.mount_btrfs()).then_some(roots)
+    }
+
+    fn mount_btrfs(&self) -> bool {
+        let (image, target) = (self.base.path().join("btrfs.img"), self.root());
+        std::fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).unwrap();
+        std::fs::create_dir(&target).unwrap();
+        let runs = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        let is_mounted = runs("mkfs.btrfs", &["-q".as_ref(), image.as_ref()])
+            && runs("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), target.as_ref()]);
+        if !is_mounted {
+            eprintln!("\n*** SKIPPED: no btrfs file system can be made here ***\n");
+        }
+        is_mounted
+    }
+
+    /// Where layers have their directories.
+    pub fn layers_home(&self) -> PathBuf {
+        let home = self.root().join(self.driver);
+        match self.driver {
+            "vfs" => home.join("dir"),
+            "btrfs" => home.join("subvolumes"),
+            _ => home,
+        }
+    }
+
+    /// `<root>/<driver>-<kind>`
+    pub fn records(&self, kind: &str) -> PathBuf {
+        self.root().join(format!("{}-{kind}", self.driver))
     }
 
     /// Where syncing costs nothing, for tests that open hundreds of stores.
@@ -39,7 +77,12 @@ impl Roots {
     }
 
     pub fn options(&self) -> StoreOptions {
-        StoreOptions { root: self.root(), runroot: self.runroot(), ..StoreOptions::default() }
+        StoreOptions {
+            root: self.root(),
+            runroot: self.runroot(),
+            driver: self.driver.to_owned(),
+            ..StoreOptions::default()
+        }
     }
 
     pub fn open(&self) -> Store {
@@ -52,7 +95,7 @@ impl Roots {
         let (root, runroot) = (self.root(), self.runroot());
         if program != "skopeo" {
             command.args(["--root", root.to_str().unwrap(), "--runroot", runroot.to_str().unwrap()]);
-            command.args(["--storage-driver", "overlay"]);
+            command.args(["--storage-driver", self.driver]);
         }
         if program == "podman" {
             command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
@@ -73,11 +116,11 @@ impl Roots {
 
     /// An image of this store, as skopeo calls it.
     pub fn reference(&self, name: &str) -> String {
-        format!("containers-storage:[overlay@{}+{}]{name}", self.root().display(), self.runroot().display())
+        format!("containers-storage:[{}@{}+{}]{name}", self.driver, self.root().display(), self.runroot().display())
     }
 
     pub fn layer_dirs(&self) -> usize {
-        std::fs::read_dir(self.root().join("overlay"))
+        std::fs::read_dir(self.layers_home())
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().file_name().len() == 64)
             .count()
