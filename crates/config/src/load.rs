@@ -45,10 +45,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
 pub fn fuzz(bytes: &[u8]) {
     let file = || SourceFile { path: "fuzz.conf".into(), bytes: bytes.to_vec() };
     let sources = Sources { storage: vec![file()], files: vec![file(), file()], ..Sources::default() };
-    if let Ok(loaded) = load(&sources) {
+    if let Ok(mut loaded) = load(&sources) {
         let text = crate::template::template(&loaded.config, crate::template::Template::Default);
         let printed = SourceFile { path: "printed.conf".into(), bytes: text.into_bytes() };
-        let again = load(&Sources { files: vec![printed], ..Sources::default() });
+        let mut again = load(&Sources { files: vec![printed], ..Sources::default() });
+        // What only storage.conf can say is in no printed file.
+        for config in again.iter_mut().map(|again| &mut again.config).chain([&mut loaded.config]) {
+            config.storage = crate::StoreConfig::default();
+        }
         // A file cannot say that the built-in handler is gone, so that case alone does not come back.
         if loaded.config.runtime.runtimes.contains_key(DEFAULT_RUNTIME) {
             assert_eq!(again.map(|l| l.config), Ok(loaded.config), "a printed configuration reads back as itself");
@@ -119,7 +123,7 @@ fn without_repetition(options: Vec<String>) -> Vec<String> {
 pub(crate) fn judge(sources: &Sources) -> Judged {
     let mut merged = Merged { values: RawTable::new(), handlers: BTreeMap::new(), workloads: BTreeMap::new() };
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let storage =
+    let (storage, storage_conf) =
         storage_conf::parse(&sources.storage, sources.storage_driver.as_deref(), sources.storage_options.as_deref());
     let mut defaults = Config::default();
     defaults.runtime.selinux = sources.has_selinux;
@@ -139,6 +143,8 @@ pub(crate) fn judge(sources: &Sources) -> Judged {
 
     let mut config = Config::default();
     config.runtime.selinux = sources.has_selinux;
+    config.storage = storage_conf;
+    config.storage.is_driver_named = merged.values.contains_key("crio.storage_driver");
     for key in keys::all() {
         let path = key.path();
         let Some(located) = merged.values.get(&path) else { continue };

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::handler::{DEFAULT_RUNTIME, RuntimeHandler, Workload};
+use crate::storage_conf::StoreConfig;
 use crate::units::ByteCount;
 use crate::value::{
     AdditionalDevice, CgroupManager, CheckpointRestoreLevel, CpuSet, IdMapping, ImageVolumes, LogLevel, PullCgroup,
@@ -41,6 +42,8 @@ pub struct Config {
     pub stats: StatsConfig,
     /// `[crio.nri]`: node resource interface plugins.
     pub nri: NriConfig,
+    /// What storage.conf says that no key of ours can.
+    pub storage: StoreConfig,
 }
 
 /// `[crio]`.

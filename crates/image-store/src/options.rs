@@ -159,11 +159,13 @@ pub(crate) fn candidates(
         return Ok(vec![DriverName::parse(named)?]);
     }
     let used: Vec<&str> = KNOWN.into_iter().filter(|name| is_used(name)).collect();
-    match used[..] {
-        [] if priority.is_empty() => Ok(PRIORITY.to_vec()),
-        [] => priority.iter().map(|name| DriverName::parse(name)).collect(),
-        [one] => Ok(vec![DriverName::parse(one)?]),
-        _ => Err(OptionsError::SeveralDrivers { root: root.to_owned(), drivers: used.join(", ") }),
+    // A store of whole copies is taken up again only if somebody wants such ones. Source: containers/storage.
+    let may_be = |name: &&&str| **name != "vfs" || priority.iter().any(|wanted| wanted == "vfs");
+    match (used.iter().find(may_be), used.len()) {
+        (Some(_), 2..) => Err(OptionsError::SeveralDrivers { root: root.to_owned(), drivers: used.join(", ") }),
+        (Some(one), _) => Ok(vec![DriverName::parse(one)?]),
+        (None, _) if priority.is_empty() => Ok(PRIORITY.to_vec()),
+        (None, _) => priority.iter().map(|name| DriverName::parse(name)).collect(),
     }
 }
 
@@ -210,13 +212,17 @@ fn bytes(key: &str, value: &str) -> Result<u64, OptionsError> {
 }
 
 impl DriverOptions {
-    pub(crate) fn parse(driver: DriverName, options: &[String]) -> Result<Self, OptionsError> {
+    /// `is_chosen`: nobody named the driver, so that options may be another one's.
+    pub(crate) fn parse(driver: DriverName, options: &[String], is_chosen: bool) -> Result<Self, OptionsError> {
         let mut checked = Self::default();
         for option in options {
             let (full, value) = option.split_once('=').ok_or_else(|| OptionsError::NotKeyValue(option.clone()))?;
             let (full, value) = (full.trim(), value.trim());
             let lower = full.to_ascii_lowercase();
             let (prefix, key) = lower.split_once('.').ok_or_else(|| OptionsError::Unknown(full.to_owned()))?;
+            if is_chosen && DriverName::parse(prefix).is_ok_and(|other| other != driver) {
+                continue;
+            }
             if !prefix.is_empty() && DriverName::parse(prefix) != Ok(driver) {
                 return Err(OptionsError::Unknown(full.to_owned()));
             }
@@ -276,7 +282,7 @@ mod tests {
     #[test]
     fn driver_options_are_checked() {
         let opts = |list: &[&str]| list.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>();
-        let parse = |options: &[&str]| DriverOptions::parse(DriverName::Overlay, &opts(options));
+        let parse = |options: &[&str]| DriverOptions::parse(DriverName::Overlay, &opts(options), false);
         for prefix in ["overlay", "overlay2", ""] {
             let checked = parse(&[&format!("{prefix}.mountopt=nodev,metacopy=on")]).unwrap();
             assert_eq!(checked.mountopt, opts(&["nodev", "metacopy=on"]));
@@ -298,8 +304,10 @@ mod tests {
             (DriverName::Btrfs, "btrfs.imagestore=/a", OptionsError::Unknown("btrfs.imagestore".into())),
             (DriverName::Btrfs, "btrfs.size=much", bad("btrfs.size", "much")),
         ] {
-            assert_eq!(DriverOptions::parse(driver, &opts(&[option])).unwrap_err(), error);
+            assert_eq!(DriverOptions::parse(driver, &opts(&[option]), false).unwrap_err(), error);
         }
+        let other = opts(&["overlay.mountopt=nodev"]);
+        assert_eq!(DriverOptions::parse(DriverName::Btrfs, &other, true), Ok(DriverOptions::default()));
     }
 
     #[test]
@@ -322,7 +330,9 @@ mod tests {
             ("overlay2", &[][..], &["vfs"][..], Ok(vec![Overlay])),
             ("", &[], &[], Ok(vec![Overlay, Btrfs])),
             ("", &["vfs", "btrfs"], &[], Ok(vec![Vfs, Btrfs])),
-            ("", &["overlay"], &["vfs"], Ok(vec![Vfs])),
+            ("", &["overlay"], &["vfs"], Ok(vec![Overlay])),
+            ("", &["overlay", "vfs"], &["vfs"], Ok(vec![Vfs])),
+            ("", &["overlay"], &["btrfs"], Ok(vec![Btrfs])),
             ("", &[], &["zfs"], Err(OptionsError::Driver("zfs".into()))),
             ("", &[], &["aufs"], Err(OptionsError::RemovedDriver("aufs".into()))),
             ("devicemapper", &[], &[], Err(OptionsError::RemovedDriver("devicemapper".into()))),

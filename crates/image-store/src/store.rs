@@ -229,7 +229,8 @@ fn open_driver(options: &StoreOptions) -> Result<(Box<dyn Driver>, MakeDiff), Op
     }
     let mut tried = Vec::new();
     for name in &names {
-        let checked = DriverOptions::parse(*name, &options.driver_options).map_err(OpenError::Options)?;
+        let checked = DriverOptions::parse(*name, &options.driver_options, options.driver.is_empty())
+            .map_err(OpenError::Options)?;
         let home = root.join(name.as_str());
         private_dir(&home, options.on_open).map_err(OpenError::Path)?;
         let opened: Result<(Box<dyn Driver>, MakeDiff), PathError> = match name {

@@ -34,9 +34,11 @@ fn drivers_are_chosen_or_refused_by_name() {
     assert_eq!(store.driver(), "vfs");
     drop(store);
     assert!(!roots.root().join("btrfs").exists(), "what was tried leaves nothing");
-    assert_eq!(Store::open(unnamed()).unwrap().driver(), "vfs", "what is there counts");
-    assert_eq!(Store::open(roots.options()).unwrap().driver(), "overlay");
+    let vfs_last = StoreOptions { driver_priority: ["overlay", "vfs"].map(str::to_owned).to_vec(), ..unnamed() };
+    assert_eq!(Store::open(vfs_last).unwrap().driver(), "vfs", "what is there counts");
+    assert_eq!(Store::open(unnamed()).unwrap().driver(), "overlay");
     assert!(matches!(Store::open(unnamed()), Err(OpenError::Options(_))), "two drivers and none named");
+    assert_eq!(Store::open(roots.options()).unwrap().driver(), "overlay");
     let relative = StoreOptions { root: "relative".into(), ..roots.options() };
     assert!(matches!(Store::open(relative), Err(OpenError::Path(_))));
 }

@@ -189,15 +189,19 @@ pub struct Node {
 impl Node {
     /// Opens the store, finds handlers and network, and finishes or undoes what an earlier daemon left.
     pub async fn open(config: Config, registries: RegistryFiles) -> Result<Arc<Self>, OpenNodeError> {
-        let config = Arc::new(config);
         make_directories(&config)?;
         let cgroups = Cgroups::detect(config.runtime.cgroup_manager).map_err(OpenNodeError::Cgroups)?;
+        let mut config = Arc::new(config);
         let store = {
             let (config, root) = (Arc::clone(&config), config.root.root.clone());
             blocking::run("open store", move || storage::open_for_daemon(&config))
                 .await
                 .map_err(|source| OpenNodeError::Store { root, source })?
         };
+        if let Ok(driver) = store.driver().parse() {
+            // Whoever asks is told the driver in use, not what made it so.
+            Arc::make_mut(&mut config).root.storage_driver = driver;
+        }
         let artifacts = {
             let config = Arc::clone(&config);
             blocking::run("open artifacts", move || Artifacts::open(&config)).await.map_err(OpenNodeError::Artifacts)?

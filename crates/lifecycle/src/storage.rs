@@ -12,7 +12,7 @@ use config::Config;
 use domain::id::{ContainerId, ImageId};
 use image_store::{
     CheckOptions, Depth, OnContainers, OnOpen, OpenError, RecordsError, RepairError, RepairOptions, Report, Store,
-    StoreOptions,
+    StoreOptions, VolatileMounts,
 };
 use runtime_client::process;
 use state_store::metadata::RecordMetadata;
@@ -73,11 +73,14 @@ pub enum ByForce {
 }
 
 pub(crate) fn store_options(config: &Config) -> StoreOptions {
+    let (root, storage) = (&config.root, &config.storage);
     StoreOptions {
-        root: config.root.root.clone(),
-        runroot: config.root.runroot.clone(),
-        driver: config.root.storage_driver.as_str().to_owned(),
-        driver_options: config.root.storage_option.clone(),
+        root: root.root.clone(),
+        runroot: root.runroot.clone(),
+        driver: if storage.is_driver_named { root.storage_driver.as_str().to_owned() } else { String::new() },
+        driver_priority: storage.driver_priority.clone(),
+        driver_options: root.storage_option.clone(),
+        volatile_mounts: if storage.disable_volatile { VolatileMounts::Disabled } else { VolatileMounts::Allowed },
         ..StoreOptions::default()
     }
 }
