@@ -5,6 +5,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 pub mod affinity;
 pub mod btrfs;
+pub mod confine;
 pub mod idmap;
 pub mod link;
 pub mod locks;
