@@ -212,6 +212,9 @@ pub enum StageError {
     /// The store's own file system failed.
     #[error("unpack the layer")]
     Path(#[source] PathError),
+    /// A thread that reaches nothing else could not be had: nothing is unpacked by any other.
+    #[error("confine the threads that unpack the layer")]
+    Confine(#[source] io::Error),
 }
 
 impl StageError {

@@ -21,6 +21,7 @@ use crate::options::{
 };
 use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
+use crate::stage::WriteBack;
 use crate::staging::{MakeDiff, Staging, plain_diff};
 use crate::table::{Table, TableFile};
 use crate::vfs::Vfs;
@@ -52,6 +53,7 @@ pub struct Store {
     subordinate_files: SubordinateFiles,
     pub(crate) driver: Box<dyn Driver>,
     staging: Staging,
+    write_back: WriteBack,
     pub(crate) layers: Table<LayerRecord>,
     pub(crate) images: Table<ImageRecord>,
     pub(crate) containers: Table<ContainerRecord>,
@@ -120,11 +122,15 @@ impl Store {
             runroot,
             driver,
             staging,
+            write_back: WriteBack::default(),
             pins: Arc::default(),
         };
         // There from the beginning, as other tools make it.
         drop(store.id_lock().map_err(OpenError::Path)?);
         if on_open == OnOpen::Recover {
+            if sys::confine::landlock_version().is_none() {
+                tracing::warn!("this kernel has no Landlock: unpacking is confined by its root and capabilities alone");
+            }
             store.recover(leftovers).map_err(OpenError::Records)?;
         }
         Ok(store)
@@ -200,6 +206,10 @@ impl Store {
         let lasting = [LAYERS, IMAGES, CONTAINERS].map(|kind| self.beneath(&self.root, kind));
         let passing = [LAYERS, CONTAINERS].map(|kind| self.beneath(&self.runroot, kind));
         own.chain([self.driver.home().to_owned()]).chain(lasting).chain(passing).collect()
+    }
+
+    pub(crate) fn write_back(&self) -> &WriteBack {
+        &self.write_back
     }
 
     pub(crate) fn devices(&self) -> DevicePolicy {

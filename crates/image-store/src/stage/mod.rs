@@ -1,19 +1,23 @@
 //! A layer on its way into the store: compressed bytes in, a directory without a name out.
 //!
-//! The calling thread reads, digests and decompresses; a second thread digests the tar, takes it apart and writes the
-//! files. Between them travel a few pieces of bounded size, so that a layer of any size takes the same memory. What
-//! lies in the directory is made durable before this returns; what a crash leaves is removed when the store is opened.
+//! Three threads. The calling one reads and digests; a second one decompresses; a third one digests the tar, takes it
+//! apart and writes the files. Between them travel a few pieces of bounded size, so that a layer of any size takes the
+//! same memory. The latter two handle bytes nobody has verified: they stand behind the walls of [`sys::confine`], around
+//! the directory the files go into. What lies there is made durable before this returns; what a crash leaves is removed
+//! when the store is opened.
 
 mod feed;
+mod pipe;
 mod split;
 mod unpack;
+mod write_back;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use domain::digest::Digest;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -22,15 +26,15 @@ use sha2::{Digest as _, Sha256};
 use crate::crc64::Crc64;
 use crate::error::{PathError, StageError};
 use crate::fault;
-use crate::options::DevicePolicy;
 use crate::staging::{StagingDir, StagingFile};
 use crate::store::Store;
 use crate::tar::{Kind, Reader, TarError};
 use crate::types::{LayerContents, StageOptions};
-use feed::{PIECES_IN_FLIGHT, Piece};
+use pipe::Outlet;
 use split::{Seen, SplitWriter};
 pub(crate) use unpack::clean;
-use unpack::{SparseWriter, Tree, finish_file, unpack_error, write_plain};
+use unpack::{SparseWriter, Tree, unpack_error, write_plain};
+pub(crate) use write_back::WriteBack;
 
 /// Most members of one layer: ten times the largest layers in the field; each takes an inode.
 const ENTRIES_MAX: u64 = 5_000_000;
@@ -62,38 +66,37 @@ impl Store {
     pub fn stage_layer(&self, source: impl Read, options: StageOptions) -> Result<StagedLayer, StageError> {
         let directory = self.staging().new_dir().map_err(StageError::Path)?;
         let split = self.staging().new_file(&self.layers_dir());
-        let (full, pieces) = sync_channel(PIECES_IN_FLIGHT);
-        let (used, empty) = channel();
+        let (root, split_file) = open_targets(&directory, &split).map_err(StageError::Path)?;
         let limit = options.diff_size_max.unwrap_or(u64::MAX);
-        let (fed, unpacked) = std::thread::scope(|scope| {
-            let (path, split) = (directory.path(), split.path());
-            let devices = self.devices();
-            let unpacking = std::thread::Builder::new()
-                .name("unpack".to_owned())
-                .spawn_scoped(scope, move || unpack_layer(path, split, devices, Pieces::new(pieces, used, limit)));
-            let unpacking = match unpacking {
-                Ok(thread) => thread,
-                Err(source) => {
-                    return (Err(StageError::Path(PathError::new("start a thread for", path)(source))), Ok(None));
-                }
-            };
-            let fed = feed::feed(source, &full, &empty);
-            drop(full);
-            let unpacked = unpacking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (fed, unpacked)
+        let (compressed_in, compressed) = pipe::pipe();
+        let (plain_in, plain) = pipe::pipe();
+        let (read, decompressed, unpacked) = std::thread::scope(|scope| {
+            let (root, directory, split) = (root.as_fd(), &directory, &split);
+            let decompressing = confined(scope, "decompress", root, move || feed::decompress(compressed, plain_in));
+            let unpacking = confined(scope, "unpack", root, move || {
+                let pieces = Pieces::new(plain, limit, self.write_back(), root);
+                let tree = Tree::confined(root, self.devices()).map_err(PathError::new("look at", directory.path()));
+                unpack_layer(tree.map_err(StageError::Path)?, (split_file, split.path()), pieces)
+            });
+            let read = feed::read(source, compressed_in);
+            (read, ended(decompressing), ended(unpacking))
         });
-        // The first cause: a reader that failed starves the other half, an unpacker that failed stops the reader.
-        let (fed, unpacked) = match (fed, unpacked) {
-            (Err(error), _) | (_, Err(error)) => return Err(error),
-            (Ok(Some(fed)), Ok(Some(unpacked))) => (fed, unpacked),
-            (Ok(_), Ok(_)) => {
-                return Err(StageError::Decompress(io::Error::other("the two halves of a layer disagree")));
+        // The first cause: a step that failed starves those behind it and stops those before it.
+        let (read, compression, unpacked) = match (read, decompressed, unpacked) {
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => return Err(error),
+            (Ok(Some(read)), Ok(Some(compression)), Ok(Some(unpacked))) => (read, compression, unpacked),
+            (Ok(_), Ok(_), Ok(_)) => {
+                return Err(StageError::Decompress(io::Error::other("the steps of a layer disagree")));
             }
         };
+        fault::step("sync staged layer").and_then(|()| Ok(rustix::fs::syncfs(&root)?)).map_err(|source| {
+            // One call for all files of the layer; the alternative, an fsync each, costs a journal commit a file.
+            StageError::Path(PathError { action: "sync", path: directory.path().to_owned(), source })
+        })?;
         let contents = LayerContents {
-            compressed_digest: Digest::from_sha256(&fed.digest),
-            compressed_size: fed.size,
-            compression: fed.compression,
+            compressed_digest: Digest::from_sha256(&read.digest),
+            compressed_size: read.size,
+            compression,
             diff_id: Digest::from_sha256(&unpacked.digest),
             diff_size: unpacked.size,
             entries: unpacked.entries,
@@ -104,7 +107,39 @@ impl Store {
     }
 }
 
-/// What the unpacking half found out.
+/// Opens what the unpacking thread writes to and could not open itself.
+fn open_targets(directory: &StagingDir, split: &StagingFile) -> Result<(OwnedFd, File), PathError> {
+    let diff = directory.path().join(DIFF);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, &diff, flags, Mode::empty()).map_err(PathError::new("open", &diff))?;
+    let path = split.path();
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    Ok((root, file.map_err(PathError::new("create", path))?))
+}
+
+type Running<'scope, T> = io::Result<ScopedJoinHandle<'scope, Result<T, StageError>>>;
+
+/// Runs a step in a thread that reaches nothing but what is beneath `root`.
+fn confined<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    root: BorrowedFd<'scope>,
+    work: impl FnOnce() -> Result<T, StageError> + Send + 'scope,
+) -> Running<'scope, T> {
+    std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
+        sys::confine::enter(root).map_err(StageError::Confine)?;
+        work()
+    })
+}
+
+fn ended<T>(running: Running<'_, T>) -> Result<T, StageError> {
+    match running {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(source) => Err(StageError::Confine(source)),
+    }
+}
+
+/// What the unpacking step found out.
 struct Unpacked {
     digest: [u8; 32],
     size: u64,
@@ -114,32 +149,26 @@ struct Unpacked {
 }
 
 /// The tar as it arrives, digested and counted.
-struct Pieces {
-    full: Receiver<Piece>,
-    used: Sender<Vec<u8>>,
-    current: Vec<u8>,
-    at: usize,
+struct Pieces<'a> {
+    plain: Outlet,
     digest: Sha256,
     size: u64,
     limit: u64,
-    state: Arrival,
+    write_back: &'a WriteBack,
+    root: BorrowedFd<'a>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arrival {
-    Going,
-    Ended,
-    TooLarge,
-    Broken,
-}
+impl<'a> Pieces<'a> {
+    fn new(plain: Outlet, limit: u64, write_back: &'a WriteBack, root: BorrowedFd<'a>) -> Self {
+        Self { plain, digest: Sha256::new(), size: 0, limit, write_back, root }
+    }
 
-impl Pieces {
-    fn new(full: Receiver<Piece>, used: Sender<Vec<u8>>, limit: u64) -> Self {
-        Self { full, used, current: Vec::new(), at: 0, digest: Sha256::new(), size: 0, limit, state: Arrival::Going }
+    fn is_too_large(&self) -> bool {
+        self.size > self.limit
     }
 }
 
-impl Read for Pieces {
+impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(buffer)?;
         self.consume(count);
@@ -147,93 +176,65 @@ impl Read for Pieces {
     }
 }
 
-impl BufRead for Pieces {
+impl BufRead for Pieces<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.current.len() && self.state == Arrival::Going {
-            match self.full.recv() {
-                Ok(Piece::Bytes(piece)) => {
-                    // Whoever fills pieces may have gone; then this one is simply freed.
-                    let _ = self.used.send(std::mem::replace(&mut self.current, piece));
-                    self.at = 0;
-                    self.digest.update(&self.current);
-                    self.size += self.current.len() as u64;
-                    if self.size > self.limit {
-                        self.state = Arrival::TooLarge;
-                    }
-                }
-                Ok(Piece::End) => self.state = Arrival::Ended,
-                Err(_) => self.state = Arrival::Broken,
-            }
+        if self.plain.rest().is_empty()
+            && !self.is_too_large()
+            && let Some(piece) = self.plain.next_piece()
+        {
+            self.digest.update(piece);
+            let count = piece.len() as u64;
+            self.size += count;
+            self.write_back.note(self.root, count);
         }
-        match self.state {
-            Arrival::Going | Arrival::Ended => Ok(&self.current[self.at..]),
-            Arrival::TooLarge => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
-            Arrival::Broken => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
-        }
+        if self.is_too_large() { Err(io::ErrorKind::FileTooLarge.into()) } else { self.plain.fill_buf() }
     }
 
     fn consume(&mut self, count: usize) {
-        self.at += count;
+        self.plain.consume(count);
     }
 }
 
-/// `Ok(None)` when the pieces ended because the other half failed.
+/// `Ok(None)` when the pieces ended because a step before this one failed.
 fn unpack_layer(
-    path: &Path,
-    split_path: &Path,
-    devices: DevicePolicy,
-    pieces: Pieces,
+    tree: Tree<'_>,
+    (split_file, split_path): (File, &Path),
+    pieces: Pieces<'_>,
 ) -> Result<Option<Unpacked>, StageError> {
-    let path_error =
-        |action, path: &Path, source: io::Error| StageError::Path(PathError { action, path: path.to_owned(), source });
-    let diff = path.join(DIFF);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, &diff, flags, Mode::empty())
-        .map_err(|error| path_error("open", &diff, error.into()))?;
-    let split_file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(split_path)
-        .map_err(|error| path_error("create", split_path, error))?;
     let mut split = SplitWriter::new(BufWriter::new(split_file));
     let mut reader = Reader::new(pieces);
-    let done = Unpacking { tree: Tree::new(root, devices), split: &mut split, split_path, entries: 0 }.run(&mut reader);
+    let done = Unpacking { tree, split: &mut split, split_path, entries: 0 }.run(&mut reader);
     let pieces = reader.into_inner();
-    match (pieces.state, done) {
-        (Arrival::TooLarge, _) => Err(StageError::TooLarge { limit: pieces.limit }),
-        (Arrival::Broken, _) => Ok(None),
-        (_, Err(error)) => Err(error),
-        (_, Ok(done)) => {
-            // Synced by itself: the driver's home may be another file system.
-            split
-                .finish()
-                .and_then(|buffered| buffered.into_inner().map_err(io::IntoInnerError::into_error))
-                .and_then(|file| file.sync_all())
-                .map_err(|error| path_error("write", split_path, error))?;
-            fault::step("sync staged layer").map_err(|error| path_error("sync", path, error))?;
-            // One call for all files of the layer; the alternative, an fsync each, costs a journal commit a file.
-            rustix::fs::syncfs(&done.root).map_err(|error| path_error("sync", path, error.into()))?;
-            Ok(Some(Unpacked {
-                digest: pieces.digest.finalize().into(),
-                size: pieces.size,
-                entries: done.entries,
-                uids: done.uids,
-                gids: done.gids,
-            }))
-        }
+    if pieces.is_too_large() {
+        return Err(StageError::TooLarge { limit: pieces.limit });
     }
+    if pieces.plain.is_broken() {
+        return Ok(None);
+    }
+    let done = done?;
+    // Synced by itself: the driver's home may be another file system.
+    split
+        .finish()
+        .and_then(|buffered| buffered.into_inner().map_err(io::IntoInnerError::into_error))
+        .and_then(|file| file.sync_all())
+        .map_err(|source| StageError::Path(PathError::new("write", split_path)(source)))?;
+    Ok(Some(Unpacked {
+        digest: pieces.digest.finalize().into(),
+        size: pieces.size,
+        entries: done.entries,
+        uids: done.uids,
+        gids: done.gids,
+    }))
 }
 
 struct Done {
-    root: OwnedFd,
     entries: u64,
     uids: Vec<u32>,
     gids: Vec<u32>,
 }
 
 struct Unpacking<'a, W: io::Write> {
-    tree: Tree,
+    tree: Tree<'a>,
     split: &'a mut SplitWriter<W>,
     split_path: &'a Path,
     entries: u64,
@@ -273,8 +274,8 @@ impl<W: io::Write> Unpacking<'_, W> {
             self.segment(reader)?;
         }
         self.segment(reader)?;
-        let (root, uids, gids) = self.tree.finish().map_err(StageError::Tar)?;
-        Ok(Done { root, entries: self.entries, uids, gids })
+        let (uids, gids) = self.tree.finish().map_err(StageError::Tar)?;
+        Ok(Done { entries: self.entries, uids, gids })
     }
 
     fn write_file<R: BufRead>(
@@ -303,7 +304,7 @@ impl<W: io::Write> Unpacking<'_, W> {
                 }
             }
             file.set_len(map.real_size).map_err(unpack_error(member, "set length of file"))?;
-            finish_file(&file, member)?;
+            self.tree.finish_file(&file, member)?;
             return Ok(None);
         }
         loop {
@@ -316,7 +317,7 @@ impl<W: io::Write> Unpacking<'_, W> {
             write_plain(&file, piece).map_err(unpack_error(member, "write file"))?;
             reader.advance(count);
         }
-        finish_file(&file, member)?;
+        self.tree.finish_file(&file, member)?;
         Ok(Some(crc.finish()))
     }
 

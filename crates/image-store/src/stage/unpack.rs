@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -30,6 +30,9 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const OWNERS_MAX: usize = 4096;
 /// Directories nobody listed, made because something lies in them.
 const IMPLICIT_DIRECTORY_MODE: u32 = 0o755;
+const SPECIAL_MODES: u32 = 0o7000;
+const SETGID: u32 = 0o2000;
+const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
 
 /// A path inside the layer: no `.`, no `..`, no slash at either end. Empty for the layer's own directory.
 ///
@@ -70,18 +73,47 @@ enum Replaced {
 }
 
 /// A layer's directory being filled.
-pub(super) struct Tree {
-    root: OwnedFd,
+pub(super) struct Tree<'a> {
+    root: BorrowedFd<'a>,
     devices: DevicePolicy,
+    making: Making,
     parent: Option<(Vec<u8>, OwnedFd)>,
     directory_times: Vec<(Vec<u8>, (i64, u32))>,
     uids: BTreeSet<u32>,
     gids: BTreeSet<u32>,
 }
 
-impl Tree {
-    pub(super) fn new(root: OwnedFd, devices: DevicePolicy) -> Self {
-        Self { root, devices, parent: None, directory_times: Vec::new(), uids: BTreeSet::new(), gids: BTreeSet::new() }
+/// What the kernel makes of the owner and mode asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Making {
+    /// Root's, with just that mode.
+    AsAsked,
+    /// Depends on where it is made: the group or the access list of the directory count.
+    Inherited,
+}
+
+impl<'a> Tree<'a> {
+    /// For a thread that [`sys::confine::enter`] has put behind walls around `root`: its umask is empty.
+    pub(super) fn confined(root: BorrowedFd<'a>, devices: DevicePolicy) -> Result<Self, Errno> {
+        let passes_group_on = rustix::fs::fstat(root)?.st_mode & SETGID != 0;
+        let has_default_acl = match rustix::fs::fgetxattr(root, DEFAULT_ACL_XATTR, &mut [0_u8; 0][..]) {
+            Ok(_) => true,
+            Err(Errno::NODATA | Errno::NOTSUP) => false,
+            Err(error) => return Err(error),
+        };
+        let making = if passes_group_on || has_default_acl { Making::Inherited } else { Making::AsAsked };
+        let (uids, gids) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { root, devices, making, parent: None, directory_times: Vec::new(), uids, gids })
+    }
+
+    /// Whether what is made for a member has its owner and mode at once.
+    fn is_made_right(&self, member: &Member) -> bool {
+        self.making == Making::AsAsked && member.uid == 0 && member.gid == 0 && member.mode & SPECIAL_MODES == 0
+    }
+
+    /// The mode to make a member with.
+    fn first_mode(&self, member: &Member, else_mode: u32) -> Mode {
+        Mode::from_raw_mode(if self.is_made_right(member) { member.mode } else { else_mode })
     }
 
     /// Makes a member that has no content, or that is no file of its own.
@@ -140,26 +172,39 @@ impl Tree {
         }
     }
 
-    /// Makes a regular file, which is still to be filled and then given to [`finish_file`].
+    /// Makes a regular file, which is still to be filled and then given to [`Tree::finish_file`].
     pub(super) fn create(&mut self, path: &[u8], member: &Member) -> Result<File, TarError> {
         let (_, name) = split(path);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = self.first_mode(member, 0o600);
         let mut made = None;
         self.note_owner(member);
         self.make_or_replace(path, member, "make file", |parent| {
-            made = Some(rustix::fs::openat(parent, os(name), flags, Mode::from_raw_mode(0o600))?);
+            made = Some(rustix::fs::openat(parent, os(name), flags, mode)?);
             Ok(())
         })?;
         let file = File::from(made.ok_or_else(|| unpack_error(member, "make file")(Errno::IO.into()))?);
         // An empty file has nothing that would bring it to `finish_file`.
         if member.size == 0 && member.sparse.is_none() {
-            finish_file(&file, member)?;
+            self.finish_file(&file, member)?;
         }
         Ok(file)
     }
 
+    /// Gives a filled file its owner, mode, attributes and time.
+    pub(super) fn finish_file(&self, file: &File, member: &Member) -> Result<(), TarError> {
+        let fail = |action| unpack_error(member, action);
+        if !self.is_made_right(member) {
+            own(file, member).map_err(fail("set owner"))?;
+            rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode))
+                .map_err(|error| fail("set mode")(error.into()))?;
+        }
+        set_xattrs(file, member).map_err(fail("set extended attribute"))?;
+        rustix::fs::futimens(file, &times(member.modified)).map_err(|error| fail("set times")(error.into()))
+    }
+
     /// Sets the times of directories, which filling them has changed.
-    pub(super) fn finish(mut self) -> Result<(OwnedFd, Vec<u32>, Vec<u32>), TarError> {
+    pub(super) fn finish(mut self) -> Result<(Vec<u32>, Vec<u32>), TarError> {
         for (path, time) in std::mem::take(&mut self.directory_times) {
             let (parent, name) = split(&path);
             let set = self.parent(parent).and_then(|parent| {
@@ -176,7 +221,7 @@ impl Tree {
         let list = |owners: BTreeSet<u32>| {
             if owners.len() > OWNERS_MAX { Vec::new() } else { owners.into_iter().collect() }
         };
-        Ok((self.root, list(self.uids), list(self.gids)))
+        Ok((list(self.uids), list(self.gids)))
     }
 
     fn note_owner(&mut self, member: &Member) {
@@ -190,9 +235,17 @@ impl Tree {
     fn directory(&mut self, path: &[u8], member: &Member) -> Result<(), TarError> {
         let fail = |action| unpack_error(member, action);
         let (parent, name) = split(path);
-        let replaced = self.make_or_replace(path, member, "make directory", |parent| {
-            rustix::fs::mkdirat(parent, os(name), Mode::from_raw_mode(0o700))
-        })?;
+        let mode = self.first_mode(member, 0o700);
+        let is_made_right = self.is_made_right(member);
+        let replaced =
+            self.make_or_replace(path, member, "make directory", |parent| rustix::fs::mkdirat(parent, os(name), mode))?;
+        self.directory_times.push((path.to_vec(), member.modified));
+        if member.mode & SETGID != 0 {
+            self.making = Making::Inherited;
+        }
+        if is_made_right && replaced == Replaced::Nothing && member.xattrs.is_empty() {
+            return Ok(());
+        }
         let parent = self.parent(parent).map_err(fail("open parent"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(parent, os(name), flags, Mode::empty())
@@ -205,7 +258,6 @@ impl Tree {
             // What the whiteout hid must stay hidden.
             set_opaque(&directory).map_err(fail("make opaque"))?;
         }
-        self.directory_times.push((path.to_vec(), member.modified));
         Ok(())
     }
 
@@ -282,10 +334,13 @@ impl Tree {
 
     fn own_and_date(&mut self, parent: &[u8], name: &[u8], member: &Member) -> Result<(), TarError> {
         let fail = |action| unpack_error(member, action);
+        let is_owned = self.making == Making::AsAsked && member.uid == 0 && member.gid == 0;
         let parent = self.parent(parent).map_err(fail("open parent"))?;
         let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
-        rustix::fs::chownat(parent, os(name), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| fail("set owner")(error.into()))?;
+        if !is_owned {
+            rustix::fs::chownat(parent, os(name), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| fail("set owner")(error.into()))?;
+        }
         rustix::fs::utimensat(parent, os(name), &times(member.modified), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| fail("set times")(error.into()))
     }
@@ -304,7 +359,7 @@ impl Tree {
     fn open_directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let open = |path: &[u8]| {
             let path = if path.is_empty() { b"." } else { path };
-            open_beneath(self.root.as_fd(), os(path), OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot)
+            open_beneath(self.root, os(path), OFlags::PATH | OFlags::DIRECTORY, 0, Links::InRoot)
         };
         match open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -326,15 +381,6 @@ impl Tree {
         }
         open(path)
     }
-}
-
-/// Gives a filled file its owner, mode, attributes and time.
-pub(super) fn finish_file(file: &File, member: &Member) -> Result<(), TarError> {
-    let fail = |action| unpack_error(member, action);
-    own(file, member).map_err(fail("set owner"))?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode)).map_err(|error| fail("set mode")(error.into()))?;
-    set_xattrs(file, member).map_err(fail("set extended attribute"))?;
-    rustix::fs::futimens(file, &times(member.modified)).map_err(|error| fail("set times")(error.into()))
 }
 
 /// Writes pieces of a file with holes where they belong.
@@ -383,7 +429,8 @@ fn own(file: impl AsFd, member: &Member) -> io::Result<()> {
 }
 
 fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
+    let set = || rustix::fs::fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty());
+    Ok(sys::confine::with_trusted_attributes(set)??)
 }
 
 /// `security.capability` and `user.*`: anything else is either the overlay's own or a policy of this machine.
