@@ -9,7 +9,7 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-BINARIES = crio crio-monitor crio-shim crioctl
+BINARIES = crio crio-monitor crio-shim crio-cni crioctl
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 
 # Demo and tests share one profile, so that one build serves both.
@@ -31,7 +31,7 @@ build:
 	$(CARGO) build --workspace --bins
 
 release:
-	$(CARGO) build --release --package crio --package monitor --package shim-client --package crioctl
+	$(CARGO) build --release --package crio --package monitor --package shim-client --package cni --package crioctl
 
 # Documentation examples first: the last lines are those of the runner that ran everything else.
 test: setup lint build

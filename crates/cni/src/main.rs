@@ -1,4 +1,5 @@
 //! `crio-cni`: see the library.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

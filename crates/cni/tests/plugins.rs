@@ -1,5 +1,5 @@
 //! The plugins beside the reference ones, on a node of their own: what either makes the other finds and takes down.
-
+#![forbid(unsafe_code)]
 // A test that cannot be set up has failed.
 #![allow(clippy::unwrap_used)]
 

@@ -45,6 +45,8 @@ use crate::{apparmor, blocking, clock, cpus, devices, facts, monitors, selinux, 
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
+/// The plugins that come with the daemon, beside its own program.
+const CNI_PROGRAM: &str = "crio-cni";
 
 /// Why the node could not be opened. Nothing serves until it is.
 #[derive(Debug, Error)]
@@ -211,6 +213,7 @@ impl Node {
         let network = Network::new(network::NetworkOptions {
             conf_dir: config.network.network_dir.clone(),
             plugin_dirs: config.network.plugin_dirs.clone(),
+            embedded_plugins: std::env::current_exe().ok().map(|own| own.with_file_name(CNI_PROGRAM)),
             default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
             cache_dir: CNI_CACHE.into(),
             status_grace: config.network.cni_status_grace_period,

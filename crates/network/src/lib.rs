@@ -32,7 +32,7 @@ pub use config::{ConfigError, fuzz_config};
 pub use hostports::{DetectError, HostPortError, HostPorts, ToolError, fuzz_iptables_save, fuzz_nft_listing};
 pub use network::{Network, NetworkOptions, NotReady, Watch};
 pub use operations::{ADD_LIMIT, DEL_LIMIT, GC_LIMIT};
-pub use plugin::{PluginError, Report, fuzz_report};
+pub use plugin::{EMBEDDED_PLUGINS, PluginError, Report, fuzz_report};
 pub use port::{PortMapping, Protocol};
 pub use result::{ResultError, fuzz_result};
 

@@ -28,6 +28,8 @@ pub struct NetworkOptions {
     pub conf_dir: PathBuf,
     /// `plugin_dirs`, searched in order.
     pub plugin_dirs: Vec<PathBuf>,
+    /// The program that plays the plugins no directory has.
+    pub embedded_plugins: Option<PathBuf>,
     /// `cni_default_network`; `None`: the first usable network of `conf_dir`.
     pub default_network: Option<String>,
     /// libcni's cache of attachments.
@@ -42,6 +44,7 @@ impl Default for NetworkOptions {
         Self {
             conf_dir: "/etc/cni/net.d".into(),
             plugin_dirs: vec!["/opt/cni/bin".into()],
+            embedded_plugins: None,
             default_network: None,
             cache_dir: "/var/lib/cni/results".into(),
             status_grace: Duration::ZERO,
@@ -135,7 +138,7 @@ impl Network {
         let own_args = std::env::var("CNI_ARGS").map_or_else(|_| Vec::new(), |text| parse_args(&text));
         Self {
             shared: Arc::new(Shared {
-                plugins: PluginPath::new(options.plugin_dirs.clone()),
+                plugins: PluginPath::new(options.plugin_dirs.clone(), options.embedded_plugins.clone()),
                 cache: Cache::new(options.cache_dir.clone()),
                 own_args,
                 networks: RwLock::default(),

@@ -151,28 +151,36 @@ pub(crate) struct Environment<'a> {
     pub(crate) args: Option<&'a str>,
 }
 
+/// What the program that comes with the daemon can be called as.
+pub const EMBEDDED_PLUGINS: [&str; 9] =
+    ["bridge", "host-local", "loopback", "portmap", "firewall", "bandwidth", "tuning", "ptp", "static"];
+
 /// Where plugins are.
 #[derive(Debug, Clone)]
 pub(crate) struct PluginPath {
     dirs: Vec<PathBuf>,
     joined: OsString,
+    /// Plays every one of [`EMBEDDED_PLUGINS`] that no directory has.
+    embedded: Option<PathBuf>,
 }
 
 impl PluginPath {
-    pub(crate) fn new(dirs: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(dirs: Vec<PathBuf>, embedded: Option<PathBuf>) -> Self {
         let joined = dirs.iter().map(|dir| dir.as_os_str().as_bytes()).collect::<Vec<_>>().join(&b':');
-        Self { dirs, joined: OsString::from_vec(joined) }
+        Self { dirs, joined: OsString::from_vec(joined), embedded }
     }
 
     pub(crate) fn dirs(&self) -> &[PathBuf] {
         &self.dirs
     }
 
-    /// The first regular file of that name.
+    /// The first regular file of that name, last the program that comes with the daemon.
     pub(crate) fn find(&self, kind: &str) -> Result<PathBuf, PluginError> {
         let mut candidates = self.dirs.iter().map(|dir| dir.join(kind));
+        let embedded = || self.embedded.clone().filter(|path| EMBEDDED_PLUGINS.contains(&kind) && path.is_file());
         candidates
             .find(|path| path.is_file())
+            .or_else(embedded)
             .ok_or_else(|| PluginError::Missing { kind: kind.to_owned(), dirs: self.dirs.clone() })
     }
 
@@ -188,6 +196,10 @@ impl PluginPath {
     ) -> Result<Vec<u8>, PluginError> {
         let path = self.find(kind)?;
         let mut command = Command::new(&path);
+        if self.embedded.as_ref() == Some(&path) {
+            // It plays several parts, and goes by the name it is called with.
+            command.arg0(kind);
+        }
         command.env("CNI_COMMAND", verb.as_str()).env("CNI_PATH", &self.joined);
         let variables = [
             ("CNI_CONTAINERID", environment.container_id.map(AsRef::as_ref)),

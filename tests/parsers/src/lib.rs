@@ -79,6 +79,8 @@ targets! {
     cdi, HEAVY, injection::fuzz_cdi;
     hook, HEAVY, injection::fuzz_hook;
     plugin_report, PURE, network::fuzz_report;
+    plugin_result, PURE, |bytes| _ = cni::fuzz_result(bytes);
+    netlink_attributes, PURE, |bytes| _ = netlink::fuzz_attributes(bytes);
     monitor_control, PURE, monitor::fuzz_control_lines;
     log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
     spdy_frames, PURE, streaming::fuzz_frames;

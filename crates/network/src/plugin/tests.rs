@@ -15,7 +15,7 @@ fn fixture(script: &str) -> Fixture {
     let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$2/p" && chmod 755 "$2/p""#;
     let args = [write.as_ref(), "sh".as_ref(), script.as_ref(), dir.path().as_os_str()];
     assert!(std::process::Command::new("/bin/sh").arg("-c").args(args).status().unwrap().success());
-    let path = PluginPath::new(vec!["/nonexistent".into(), dir.path().to_owned()]);
+    let path = PluginPath::new(vec!["/nonexistent".into(), dir.path().to_owned()], None);
     Fixture { dir, path }
 }
 
@@ -66,7 +66,7 @@ async fn failures_are_told_apart() {
         let error = fixture(script).call(LONG).await.unwrap_err();
         assert_eq!(error.to_string(), expected, "{script}");
     }
-    let missing = PluginPath::new(vec!["/nonexistent".into()]);
+    let missing = PluginPath::new(vec!["/nonexistent".into()], None);
     let error = missing.call("p", Verb::Add, &Environment::default(), b"", Instant::now() + LONG).await.unwrap_err();
     assert_eq!(error.to_string(), r#"failed to find plugin "p" in path ["/nonexistent"]"#);
     let fixture = fixture("");
@@ -138,4 +138,19 @@ async fn input_larger_than_a_pipe_and_never_read() {
     let deaf = self::fixture("echo '{}'");
     let output = deaf.path.call("p", Verb::Add, &Environment::default(), &input, Instant::now() + LONG).await.unwrap();
     assert_eq!(output, b"{}\n");
+}
+
+#[test]
+fn what_comes_with_the_daemon_is_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, program) = (dir.path().join("bridge"), dir.path().join("crio-cni"));
+    for path in [&own, &program] {
+        std::fs::File::create(path).unwrap();
+    }
+    let path = PluginPath::new(vec!["/nonexistent".into(), dir.path().to_owned()], Some(program.clone()));
+    assert_eq!(path.find("bridge").unwrap(), own);
+    assert_eq!(path.find("ptp").unwrap(), program);
+    assert!(matches!(path.find("macvlan"), Err(PluginError::Missing { .. })));
+    let absent = PluginPath::new(Vec::new(), Some(dir.path().join("absent")));
+    assert!(matches!(absent.find("bridge"), Err(PluginError::Missing { .. })));
 }
