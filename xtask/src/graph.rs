@@ -3,7 +3,7 @@
 //! ```text
 //! gRPC request -> cri-service, streaming                  translate, answer
 //!              -> lifecycle over domain values            decide, order, undo
-//!              -> image-pull, image-store, network,
+//!              -> image-pull, image-store, image-trust, network,
 //!                 runtime-client, shim-client,
 //!                 state-store, nri, injection             adapters        monitor, oci-runtime: other processes
 //!              -> cgroup, confinement, durable, yaml      shared mechanisms  <-+
@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "image-pull",
             "image-store",
+            "image-trust",
             "network",
             "runtime-client",
             "shim-client",
@@ -44,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Adapters never see each other; two of them meet only in lifecycle.
     ("image-pull", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("image-store", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
+    ("image-trust", &["domain", "yaml", "durable", "sys", "telemetry"]),
     ("network", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("runtime-client", &["config", "monitor-proto", "domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     // Plugins of their own: they live for a millisecond.
