@@ -25,6 +25,7 @@ pub mod platform;
 pub mod reference;
 pub mod registries;
 mod schema1;
+mod signatures;
 mod source;
 
 pub use auth::Credentials;
@@ -37,4 +38,5 @@ pub use image::{
 };
 pub use platform::Platform;
 pub use reference::{NameOrId, ParseReferenceError, Reference};
+pub use signatures::{Attachment, AttachmentError, SignatureAccess, SignatureLimits};
 pub use source::{ParseSourceError, Source};

@@ -106,6 +106,14 @@ pub enum BigDataError {
         #[source]
         source: io::Error,
     },
+    /// Its pieces are not as long as the image's record says.
+    #[error("data {key:?} of image {image} and the lengths in its record disagree")]
+    Sizes {
+        /// The image.
+        image: ImageId,
+        /// The name.
+        key: String,
+    },
     /// The records could not be read.
     #[error("read data of image {image}")]
     Records {

@@ -18,7 +18,6 @@ use domain::schema1::Schema1;
 use durable::{Durability, ReplaceError};
 use jiff::Timestamp;
 use rustix::fs::{CWD, Mode, OFlags};
-use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::containers::UnmountLayer;
@@ -26,10 +25,11 @@ use crate::error::{BigDataError, FindImageError, PathError, PutImageError, Remov
 use crate::fault;
 use crate::layers::{RemoveLayers, chain_of};
 use crate::records::{ImageRecord, LayerRecord};
+use crate::signatures::add_sizes;
 use crate::staging::remove_tree;
 use crate::store::{STABLE, Store};
 use crate::table::{Guard, RecordsError};
-use crate::types::{BigData, Image, MANIFEST_KEY, NewImage};
+use crate::types::{BigData, Image, MANIFEST_KEY, NewImage, SIGNATURES_KEY};
 
 /// Largest blob a caller is given: sixteen times the largest manifest or configuration registries accept.
 const BIG_DATA_MAX_BYTES: u64 = 64 << 20;
@@ -198,6 +198,9 @@ impl Store {
         blobs.push((format!("{MANIFEST_KEY}-{}", new.manifest_digest), &new.manifest));
         blobs.push((MANIFEST_KEY.to_owned(), &new.manifest));
         blobs.push((format!("signature-{}", new.manifest_digest.hex()), &signatures));
+        if !signatures.is_empty() {
+            blobs.push((SIGNATURES_KEY.to_owned(), &signatures));
+        }
         let mut written = Vec::new();
         for (key, bytes) in blobs {
             let path = directory.join(big_data_file(&key));
@@ -312,7 +315,7 @@ fn fill_record(row: &mut ImageRecord, new: &NewImage, data: Vec<BigData>) {
     if row.created.is_empty() {
         row.created = new.created.unwrap_or_else(Timestamp::now).to_string();
     }
-    row.metadata = add_signature_sizes(&row.metadata, new);
+    row.metadata = add_sizes(&row.metadata, new);
     for blob in data {
         if !row.big_data_names.contains(&blob.key) {
             row.big_data_names.push(blob.key.clone());
@@ -322,20 +325,6 @@ fn fill_record(row: &mut ImageRecord, new: &NewImage, data: Vec<BigData>) {
             row.big_data_digests.insert(blob.key, digest.to_string());
         }
     }
-}
-
-/// The image's own JSON: lengths of the signatures, which are stored one behind the other, by manifest digest.
-fn add_signature_sizes(metadata: &str, new: &NewImage) -> String {
-    let mut metadata: Map<String, Value> = serde_json::from_str(metadata).unwrap_or_default();
-    let lengths: Vec<usize> = new.signatures.iter().map(Vec::len).collect();
-    let sizes = metadata.entry("signatures-sizes").or_insert_with(|| json!({}));
-    if !sizes.is_object() {
-        *sizes = json!({});
-    }
-    if let Some(sizes) = sizes.as_object_mut() {
-        sizes.insert(new.manifest_digest.to_string(), json!(lengths));
-    }
-    Value::Object(metadata).to_string()
 }
 
 fn to_image(row: &ImageRecord, layers: &Guard<'_, LayerRecord>) -> Option<Image> {

@@ -27,6 +27,7 @@ mod random;
 mod readback;
 mod records;
 mod recovery;
+mod signatures;
 mod stage;
 mod staging;
 mod store;

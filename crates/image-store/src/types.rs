@@ -49,6 +49,8 @@ impl Image {
 
 /// Key of the current manifest; keys of all known ones begin with it.
 pub const MANIFEST_KEY: &str = "manifest";
+/// Key of the current manifest's signatures, where it has any.
+pub(crate) const SIGNATURES_KEY: &str = "signatures";
 
 /// One blob stored with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -129,13 +129,22 @@ fn images_are_refused_or_moved() {
     again.index = Some((digest(b"{}"), b"{}".to_vec()));
     again.signatures = vec![b"one".to_vec(), b"two".to_vec()];
     let manifest = again.manifest_digest.clone();
-    store.put_image(again).unwrap();
+    store.put_image(again.clone()).unwrap();
     let image = store.find_image(first.as_str()).unwrap().unwrap();
     assert_eq!(image.names, ["localhost/x:keep", "localhost/x:more"]);
     assert_eq!(image.manifest_digests()[0], manifest);
     assert_eq!(image.manifest_digests().len(), 3);
     let signatures = store.image_big_data(&first, &format!("signature-{}", manifest.hex())).unwrap();
     assert_eq!(signatures, b"onetwo");
+    assert_eq!(store.image_big_data(&first, "signatures").unwrap(), b"onetwo");
+    assert_eq!(store.image_signatures(&first).unwrap(), [b"one", b"two"]);
+    assert!(store.image_signatures(&second).unwrap().is_empty());
+    store.put_image(image_of(&layers, &["localhost/x:keep"], Some(&top))).unwrap();
+    assert!(
+        store.image_signatures(&first).unwrap().is_empty(),
+        "signatures of another manifest were kept for this one"
+    );
+    store.put_image(again).unwrap();
     assert!(store.image_big_data(&first, "../images.json").is_err());
 
     store.create_container(new_container(1, Some(&first))).unwrap();

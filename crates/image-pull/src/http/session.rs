@@ -136,6 +136,25 @@ impl Session {
         Ok((authority_of(&answered.uri), answered.response))
     }
 
+    /// What lies at an address of another server: no login, the proxy and authorities of this registry, at most `limit`
+    /// bytes.
+    pub(crate) async fn foreign(&self, url: &str, limit: usize) -> Result<Bytes, RequestError> {
+        let uri = url.parse().map_err(|error: http::uri::InvalidUri| RequestError::Malformed {
+            url: url.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let answered = self.follow(uri, &HeaderMap::new(), None).await?;
+        if !answered.response.status().is_success() {
+            return Err(self.refusal(answered).await);
+        }
+        let Answered { response, uri, .. } = answered;
+        match self.http.read_body(&authority_of(&uri), response.into_body(), limit).await {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(RequestError::TooLarge { url: printable(&uri), limit }),
+            Err(source) => Err(RequestError::Transfer { url: printable(&uri), source }),
+        }
+    }
+
     /// The reference the session was opened for.
     pub(crate) fn reference(&self) -> &Reference {
         &self.reference
@@ -216,13 +235,23 @@ impl Session {
 
     /// One GET and the redirects it leads to.
     async fn get_once(&self, target: &str, headers: &HeaderMap) -> Result<Answered, RequestError> {
-        let mut uri = self.uri(target)?;
-        let home = uri.clone();
+        let uri = self.uri(target)?;
         let authorization = self.authorization().await?;
+        self.follow(uri, headers, authorization.as_ref()).await
+    }
+
+    /// GET from place to place; only the first server sees the authorization.
+    async fn follow(
+        &self,
+        mut uri: Uri,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answered, RequestError> {
+        let home = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
             let is_elsewhere = origin(&uri) != origin(&home);
             let mut headers = headers.clone();
-            if let Some(authorization) = authorization.as_ref().filter(|_| !is_elsewhere) {
+            if let Some(authorization) = authorization.filter(|_| !is_elsewhere) {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
             let response = self.exchange(Method::GET, &uri, headers, Bytes::new()).await?;
