@@ -59,6 +59,11 @@ targets! {
     www_authenticate, PURE, image_pull::fuzz::www_authenticate;
     manifest, PURE, image_pull::fuzz::manifest;
     archive_index, PURE, image_pull::fuzz::archive_index;
+    signature_policy, PURE, image_trust::fuzz::policy;
+    registries_d, PURE, image_trust::fuzz::registries_d;
+    signature_claim, PURE, image_trust::fuzz::claim;
+    openpgp, HEAVY, image_trust::fuzz::openpgp;
+    sigstore, HEAVY, image_trust::fuzz::sigstore;
     store_records, PURE, |bytes| _ = image_store::parse_records(bytes);
     artifact_index, PURE, image_store::fuzz_index;
     tar, HEAVY, layer::scan;
