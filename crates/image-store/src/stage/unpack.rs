@@ -30,6 +30,8 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const OWNERS_MAX: usize = 4096;
 /// Directories nobody listed, made because something lies in them.
 const IMPLICIT_DIRECTORY_MODE: u32 = 0o755;
+/// Names of directories are remembered until their times are set: several times those of the largest layers in the field.
+const DIRECTORY_NAMES_MAX_BYTES: usize = 32 << 20;
 const SPECIAL_MODES: u32 = 0o7000;
 const SETGID: u32 = 0o2000;
 const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
@@ -79,6 +81,7 @@ pub(super) struct Tree<'a> {
     making: Making,
     parent: Option<(Vec<u8>, OwnedFd)>,
     directory_times: Vec<(Vec<u8>, (i64, u32))>,
+    directory_bytes: usize,
     uids: BTreeSet<u32>,
     gids: BTreeSet<u32>,
 }
@@ -103,7 +106,7 @@ impl<'a> Tree<'a> {
         };
         let making = if passes_group_on || has_default_acl { Making::Inherited } else { Making::AsAsked };
         let (uids, gids) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Self { root, devices, making, parent: None, directory_times: Vec::new(), uids, gids })
+        Ok(Self { root, devices, making, parent: None, directory_times: Vec::new(), directory_bytes: 0, uids, gids })
     }
 
     /// Whether what is made for a member has its owner and mode at once.
@@ -239,6 +242,10 @@ impl<'a> Tree<'a> {
         let is_made_right = self.is_made_right(member);
         let replaced =
             self.make_or_replace(path, member, "make directory", |parent| rustix::fs::mkdirat(parent, os(name), mode))?;
+        self.directory_bytes += path.len();
+        if self.directory_bytes > DIRECTORY_NAMES_MAX_BYTES {
+            return Err(TarError::TooManyDirectories { limit: DIRECTORY_NAMES_MAX_BYTES });
+        }
         self.directory_times.push((path.to_vec(), member.modified));
         if member.mode & SETGID != 0 {
             self.making = Making::Inherited;

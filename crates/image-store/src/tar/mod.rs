@@ -98,6 +98,12 @@ pub enum TarError {
         /// Most allowed.
         limit: u64,
     },
+    /// More directories than a layer may have, by what it takes to remember them.
+    #[error("names of the archive's directories have more than {limit} bytes")]
+    TooManyDirectories {
+        /// Most allowed.
+        limit: usize,
+    },
     /// A member could not be made in the layer.
     #[error("{name:?}: {action}")]
     Unpack {
