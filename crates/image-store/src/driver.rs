@@ -84,6 +84,11 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Gives a dressed directory its place; what was there before must be gone.
     fn place(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError>;
 
+    /// How several layers are committed at once, if they can be.
+    fn grouping(&self) -> Option<&dyn Grouping> {
+        None
+    }
+
     /// Makes a container's layer.
     fn create(&self, new: &NewLayer<'_>, staging: &Staging) -> Result<(), PathError>;
 
@@ -129,4 +134,20 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Whether mounts can show a container's files with the ids of its user namespace. Drivers without mounts give each
     /// container files that have them.
     fn maps_ids_by_mount(&self) -> bool;
+}
+
+/// [`Driver::dress`] and [`Driver::place`] in steps, so that what several layers have in common is done once. Nothing is
+/// durable before its file system is synced.
+pub(crate) trait Grouping {
+    /// Makes a staged directory one that can be placed; may be called again, with another layer below.
+    fn dress_unsynced(&self, staged: &Path, below: Option<&Below>) -> Result<String, PathError>;
+
+    /// What a layer on top of a dressed one needs to know.
+    fn below_staged(&self, staged: &Path) -> Result<Below, PathError>;
+
+    /// Gives a dressed directory its place; what was there before must be gone.
+    fn place_unsynced(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError>;
+
+    /// Makes all places given so far survive a loss of power.
+    fn sync_places(&self) -> Result<(), PathError>;
 }

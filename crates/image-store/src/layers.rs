@@ -78,7 +78,7 @@ impl LayerRecord {
 }
 
 impl Store {
-    fn pin(&self, id: LayerId) -> LayerPin {
+    pub(crate) fn pin(&self, id: LayerId) -> LayerPin {
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_insert(0) += 1;
         LayerPin { id, pins: Arc::clone(&self.pins) }
     }
@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// Whether a layer was finished and its files are still there: a record alone must not make a pull skip it.
-    fn is_whole(&self, row: &LayerRecord) -> bool {
+    pub(crate) fn is_whole(&self, row: &LayerRecord) -> bool {
         !row.is_incomplete() && self.driver.diff(&row.id).is_dir()
     }
 
@@ -124,6 +124,19 @@ impl Store {
     /// A layer that is in the store already is kept, and the staged one is dropped. After this returns the layer
     /// survives a loss of power.
     pub fn commit_layer(
+        &self,
+        staged: StagedLayer,
+        parent: Option<&LayerId>,
+        expected: &ExpectedLayer,
+    ) -> Result<LayerPin, CommitLayerError> {
+        match self.commit_layers(vec![(staged, expected.clone())], parent) {
+            (mut pins, None) => Ok(pins.pop().expect("invariant: what was not refused is committed")),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Commits one layer, where the driver cannot commit several.
+    pub(crate) fn commit_alone(
         &self,
         staged: StagedLayer,
         parent: Option<&LayerId>,
@@ -139,6 +152,7 @@ impl Store {
             }
             self.below_of(&layers, parent)?
         };
+        staged.sync().map_err(CommitLayerError::Path)?;
         let dressed = self.driver.dress(staged.directory.path(), below.as_ref()).map_err(CommitLayerError::Path)?;
         // Declared before the lock, so that directories are deleted after it is let go.
         let mut away: Vec<StagingDir> = Vec::new();
@@ -175,7 +189,7 @@ impl Store {
         Ok(self.pin(id))
     }
 
-    fn below_of(
+    pub(crate) fn below_of(
         &self,
         layers: &Guard<'_, LayerRecord>,
         parent: Option<&LayerId>,
@@ -302,7 +316,7 @@ pub(crate) fn chain_of(layers: &Guard<'_, LayerRecord>, top: &str) -> Vec<String
     chain
 }
 
-fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), CommitLayerError> {
+pub(crate) fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), CommitLayerError> {
     let contents = &staged.contents;
     if let Some(size) = expected.compressed_size
         && size != contents.compressed_size
@@ -323,7 +337,7 @@ fn check_contents(staged: &StagedLayer, expected: &ExpectedLayer) -> Result<(), 
     Ok(())
 }
 
-fn record_of(staged: &StagedLayer, id: &LayerId, parent: Option<&LayerId>) -> LayerRecord {
+pub(crate) fn record_of(staged: &StagedLayer, id: &LayerId, parent: Option<&LayerId>) -> LayerRecord {
     let contents = &staged.contents;
     LayerRecord {
         id: id.to_string(),

@@ -10,6 +10,7 @@
 mod artifacts;
 mod btrfs;
 mod check;
+mod commit;
 mod containers;
 mod copies;
 mod crc64;

@@ -15,7 +15,7 @@ use durable::Durability;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-use crate::driver::{Below, Driver, MountAs, NewLayer};
+use crate::driver::{Below, Driver, Grouping, MountAs, NewLayer};
 use crate::error::PathError;
 use crate::fault;
 use crate::ids::{let_pass, user_namespace};
@@ -47,6 +47,15 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), PathError> {
     DirBuilder::new().mode(mode).create(path).map_err(PathError::new("make directory", path))
 }
 
+fn make_dir_anew(path: &Path) -> Result<(), PathError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(PathError::new("make directory", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn write_new(path: &Path, content: &str, durability: Durability) -> Result<(), PathError> {
     let write = || -> io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
@@ -75,6 +84,49 @@ pub(crate) fn is_mount_point(path: &Path) -> Result<bool, PathError> {
         Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(PathError::new("look at", path)(error)),
+    }
+}
+
+/// What a layer on top of the one in `directory` needs to know.
+fn below_in(directory: &Path) -> Result<Below, PathError> {
+    let link_path = directory.join("link");
+    let link = read_small(&link_path)?;
+    let link = link.trim();
+    if link.is_empty() || !link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(PathError::new("read", link_path)(io::Error::from(io::ErrorKind::InvalidData)));
+    }
+    let mut lower = format!("l/{link}");
+    match read_small(&directory.join("lower")) {
+        Ok(rest) if rest.trim().is_empty() => {}
+        Ok(rest) => {
+            lower.push(':');
+            lower.push_str(rest.trim());
+        }
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let diff = directory.join("diff");
+    let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
+    let depth = lower.split(':').count();
+    Ok(Below { lower, depth, tree: diff, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
+}
+
+impl Grouping for Overlay {
+    fn dress_unsynced(&self, staged: &Path, below: Option<&Below>) -> Result<String, PathError> {
+        self.dress_as(staged, below, Durability::Volatile)
+    }
+
+    fn below_staged(&self, staged: &Path) -> Result<Below, PathError> {
+        below_in(staged)
+    }
+
+    fn place_unsynced(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError> {
+        staged.move_to(&self.layer_dir(id))?;
+        self.link(dressed, id)
+    }
+
+    fn sync_places(&self) -> Result<(), PathError> {
+        self.sync_home()
     }
 }
 
@@ -120,11 +172,12 @@ impl Overlay {
             .map_err(PathError::new("set mode of", &diff_path))?;
         let link = random::link_name().map_err(PathError::new("draw a name for", directory))?;
         write_new(&directory.join("link"), &link, durability)?;
-        make_dir(&directory.join("work"), 0o700)?;
-        make_dir(&directory.join("merged"), 0o700)?;
+        // Some are there when a staged layer is dressed again.
+        make_dir_anew(&directory.join("work"))?;
+        make_dir_anew(&directory.join("merged"))?;
         match below {
             Some(below) => write_new(&directory.join("lower"), &below.lower, durability)?,
-            None => make_dir(&directory.join("empty"), 0o700)?,
+            None => make_dir_anew(&directory.join("empty"))?,
         }
         if durability == Durability::Durable {
             for (handle, path) in [(File::from(diff), diff_path.as_path()), (open_dir(directory)?, directory)] {
@@ -275,27 +328,11 @@ impl Driver for Overlay {
     }
 
     fn below(&self, parent: &str) -> Result<Below, PathError> {
-        let directory = self.layer_dir(parent);
-        let link_path = directory.join("link");
-        let link = read_small(&link_path)?;
-        let link = link.trim();
-        if link.is_empty() || !link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(PathError::new("read", link_path)(io::Error::from(io::ErrorKind::InvalidData)));
-        }
-        let mut lower = format!("l/{link}");
-        match read_small(&directory.join("lower")) {
-            Ok(rest) if rest.trim().is_empty() => {}
-            Ok(rest) => {
-                lower.push(':');
-                lower.push_str(rest.trim());
-            }
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let diff = directory.join("diff");
-        let stat = std::fs::symlink_metadata(&diff).map_err(PathError::new("look at", &diff))?;
-        let depth = lower.split(':').count();
-        Ok(Below { lower, depth, tree: diff, mode: stat.mode() & 0o7777, uid: stat.uid(), gid: stat.gid() })
+        below_in(&self.layer_dir(parent))
+    }
+
+    fn grouping(&self) -> Option<&dyn Grouping> {
+        Some(self)
     }
 
     fn dress(&self, staged: &Path, below: Option<&Below>) -> Result<String, PathError> {

@@ -70,23 +70,25 @@ fn check(roots: &Roots, store: &Store, what: &str) {
 fn pull(store: &Store) -> Result<ImageId, String> {
     let blobs: Vec<_> = [small_tar(), second_tar()].map(|tar| (gzip(&tar), tar, "+gzip")).into();
     let mut pins: Vec<LayerPin> = Vec::new();
+    let mut missing = Vec::new();
     for (blob, tar, _) in &blobs {
         let parent = pins.last().map(LayerPin::id);
-        let pin = match store.find_layer(parent, &digest(tar)).map_err(|error| error.to_string())? {
-            Some(pin) => pin,
-            None => {
-                let staged =
-                    store.stage_layer(&blob[..], StageOptions::default()).map_err(|error| error.to_string())?;
-                let expected = ExpectedLayer {
-                    diff_id: Some(digest(tar)),
-                    compressed_digest: digest(blob),
-                    compressed_size: None,
-                };
-                store.commit_layer(staged, parent, &expected).map_err(|error| error.to_string())?
-            }
-        };
-        pins.push(pin);
+        if missing.is_empty()
+            && let Some(pin) = store.find_layer(parent, &digest(tar)).map_err(|error| error.to_string())?
+        {
+            pins.push(pin);
+            continue;
+        }
+        let staged = store.stage_layer(&blob[..], StageOptions::default()).map_err(|error| error.to_string())?;
+        let diff_id = Some(digest(tar));
+        missing.push((staged, ExpectedLayer { diff_id, compressed_digest: digest(blob), compressed_size: None }));
     }
+    let parent = pins.last().map(|pin| pin.id().clone());
+    let (committed, error) = store.commit_layers(missing, parent.as_ref());
+    if let Some(error) = error {
+        return Err(error.to_string());
+    }
+    pins.extend(committed);
     let image = image_of(&blobs, &["localhost/new:1", "localhost/moves:1"], pins.last().map(LayerPin::id));
     let id = image.id.clone();
     store.put_image(image).map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 //! Three threads. The calling one reads and digests; a second one decompresses; a third one digests the tar, takes it
 //! apart and writes the files. Between them travel a few pieces of bounded size, so that a layer of any size takes the
 //! same memory. The latter two handle bytes nobody has verified: they stand behind the walls of [`sys::confine`], around
-//! the directory the files go into. What lies there is made durable before this returns; what a crash leaves is removed
+//! the directory the files go into. What lies there is made durable when it gets a name; what a crash leaves is removed
 //! when the store is opened.
 
 mod feed;
@@ -17,6 +17,7 @@ use std::io::{self, BufRead, BufWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use domain::digest::Digest;
@@ -38,6 +39,8 @@ pub(crate) use write_back::WriteBack;
 
 /// Most members of one layer: ten times the largest layers in the field; each takes an inode.
 const ENTRIES_MAX: u64 = 5_000_000;
+/// Counts directories of layers that were opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 /// Name of the files' directory in a staging directory.
 pub(crate) const DIFF: &str = "diff";
 
@@ -45,6 +48,10 @@ pub(crate) const DIFF: &str = "diff";
 #[derive(Debug)]
 pub struct StagedLayer {
     pub(crate) directory: StagingDir,
+    /// The directory of its files, opened before the first of them was made.
+    root: OwnedFd,
+    /// Larger than that of all layers whose directories were opened before.
+    pub(crate) opened: u64,
     pub(crate) split: StagingFile,
     pub(crate) contents: LayerContents,
 }
@@ -55,18 +62,27 @@ impl StagedLayer {
     pub fn contents(&self) -> &LayerContents {
         &self.contents
     }
+
+    /// Makes its files, and all else on their file system, survive a loss of power. Tells of what could not be written
+    /// of any of them since the directory was opened.
+    pub(crate) fn sync(&self) -> Result<(), PathError> {
+        let failed = |source| PathError { action: "sync", path: self.directory.path().to_owned(), source };
+        fault::step("sync staged layer").map_err(failed)?;
+        rustix::fs::syncfs(&self.root).map_err(|error| failed(error.into()))
+    }
 }
 
 impl Store {
     /// Unpacks the compressed bytes `source` gives into a directory that has no name yet.
     ///
     /// Compression is told by the first bytes. Several threads may stage layers at the same time; the layer below
-    /// need not be there. Returns when everything is on the disk. On error nothing is left.
+    /// need not be there. On error nothing is left.
     /// Source: OCI image-spec `layer.md`; whiteouts as containers/storage writes them for overlay.
     pub fn stage_layer(&self, source: impl Read, options: StageOptions) -> Result<StagedLayer, StageError> {
         let directory = self.staging().new_dir().map_err(StageError::Path)?;
         let split = self.staging().new_file(&self.layers_dir());
         let (root, split_file) = open_targets(&directory, &split).map_err(StageError::Path)?;
+        let opened = OPENED.fetch_add(1, Ordering::Relaxed);
         let limit = options.diff_size_max.unwrap_or(u64::MAX);
         let (compressed_in, compressed) = pipe::pipe();
         let (plain_in, plain) = pipe::pipe();
@@ -89,10 +105,6 @@ impl Store {
                 return Err(StageError::Decompress(io::Error::other("the steps of a layer disagree")));
             }
         };
-        fault::step("sync staged layer").and_then(|()| Ok(rustix::fs::syncfs(&root)?)).map_err(|source| {
-            // One call for all files of the layer; the alternative, an fsync each, costs a journal commit a file.
-            StageError::Path(PathError { action: "sync", path: directory.path().to_owned(), source })
-        })?;
         let contents = LayerContents {
             compressed_digest: Digest::from_sha256(&read.digest),
             compressed_size: read.size,
@@ -103,7 +115,7 @@ impl Store {
             uids: unpacked.uids,
             gids: unpacked.gids,
         };
-        Ok(StagedLayer { directory, split, contents })
+        Ok(StagedLayer { directory, root, opened, split, contents })
     }
 }
 
@@ -212,11 +224,14 @@ fn unpack_layer(
         return Ok(None);
     }
     let done = done?;
-    // Synced by itself: the driver's home may be another file system.
     split
         .finish()
         .and_then(|buffered| buffered.into_inner().map_err(io::IntoInnerError::into_error))
-        .and_then(|file| file.sync_all())
+        .and_then(|file| {
+            // The driver's home may be another file system, whose sync does not reach this file.
+            let is_elsewhere = rustix::fs::fstat(&file)?.st_dev != rustix::fs::fstat(pieces.root)?.st_dev;
+            if is_elsewhere { file.sync_all() } else { Ok(()) }
+        })
         .map_err(|source| StageError::Path(PathError::new("write", split_path)(source)))?;
     Ok(Some(Unpacked {
         digest: pieces.digest.finalize().into(),
