@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{BlobError, LocalError};
 use crate::local::{LocalImage, LocalSlice};
+use crate::partial::{Keeper, Kept, Partials};
 use crate::places::Place;
 use remote::Remote;
 
@@ -58,6 +59,7 @@ impl BlobProgress {
 pub struct BlobStream {
     expected_digest: Digest,
     size: u64,
+    kept: u64,
     progress: BlobProgress,
     chunks: Pin<Box<dyn Stream<Item = Result<Bytes, BlobError>> + Send>>,
 }
@@ -85,6 +87,13 @@ impl BlobStream {
         self.size
     }
 
+    /// Bytes at the beginning that were kept from an earlier attempt. If the digest does not match in the end, these may
+    /// be to blame.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
     /// A counter to watch from elsewhere.
     #[must_use]
     pub fn progress(&self) -> BlobProgress {
@@ -104,8 +113,41 @@ impl BlobStream {
         BlockingBlobReader { stream: self, runtime, chunk: Bytes::new() }
     }
 
-    /// The bytes `range` of a blob of `size` bytes, asked for at `place` and, if it fails, at those after it.
+    /// A whole blob, asked for at `place` and, if that fails, at those after it. It begins with what is kept of it.
     pub(crate) async fn open_remote(
+        place: &Place,
+        digest: &Digest,
+        size: u64,
+        partials: Option<&Partials>,
+    ) -> Result<Self, BlobError> {
+        let progress = BlobProgress::default();
+        let kept = match partials {
+            Some(partials) => partials.find(digest, size).await,
+            None => None,
+        };
+        let from = kept.as_ref().map_or(0, Kept::length);
+        let keeper = match &kept {
+            Some(kept) => Keeper::go_on(kept, digest),
+            None => Keeper::begin(partials, digest, size),
+        };
+        let mut remote = Remote::new(place.clone(), digest, size, from..size, progress.clone());
+        // The first answer is awaited here, so that a refused blob is refused when it is opened.
+        if from < size {
+            remote.begin().await?;
+        }
+        let chunks = stream::unfold(Some(Whole { kept, at: 0, remote, keeper }), |state| async {
+            let mut whole = state?;
+            match whole.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(whole))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Self { expected_digest: digest.clone(), size, kept: from, progress, chunks: Box::pin(chunks) })
+    }
+
+    /// The bytes `range` of a blob of `size` bytes.
+    pub(crate) async fn open_remote_range(
         place: &Place,
         digest: &Digest,
         size: u64,
@@ -114,7 +156,6 @@ impl BlobStream {
         let progress = BlobProgress::default();
         let length = range.end.saturating_sub(range.start);
         let mut remote = Remote::new(place.clone(), digest, size, range, progress.clone());
-        // The first answer is awaited here, so that a refused blob is refused when it is opened.
         remote.begin().await?;
         let chunks = stream::unfold(Some(remote), |state| async {
             let mut remote = state?;
@@ -124,7 +165,7 @@ impl BlobStream {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        Ok(Self { expected_digest: digest.clone(), size: length, progress, chunks: Box::pin(chunks) })
+        Ok(Self { expected_digest: digest.clone(), size: length, kept: 0, progress, chunks: Box::pin(chunks) })
     }
 
     pub(crate) fn open_local(
@@ -149,7 +190,7 @@ impl BlobStream {
             }
         });
         let progress = BlobProgress::default();
-        Ok(Self { expected_digest: digest.clone(), size: length, progress, chunks: Box::pin(chunks) })
+        Ok(Self { expected_digest: digest.clone(), size: length, kept: 0, progress, chunks: Box::pin(chunks) })
     }
 }
 
@@ -209,6 +250,34 @@ impl Read for BlockingBlobReader {
         buffer[..length].copy_from_slice(&available[..length]);
         self.consume(length);
         Ok(length)
+    }
+}
+
+/// A whole blob: first what is kept of it, then the rest from a registry.
+struct Whole {
+    kept: Option<Kept>,
+    at: u64,
+    remote: Remote,
+    keeper: Keeper,
+}
+
+impl Whole {
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        if let Some(kept) = self.kept.as_ref().filter(|kept| self.at < kept.length()) {
+            let bytes = kept.read(self.at).await.and_then(|bytes| match bytes.is_empty() {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                false => Ok(bytes),
+            });
+            let bytes = bytes.map_err(|source| BlobError::Kept { digest: self.remote.digest().clone(), source })?;
+            self.at += bytes.len() as u64;
+            return Ok(Some(bytes));
+        }
+        let next = self.remote.next().await;
+        match &next {
+            Ok(Some(bytes)) => self.keeper.see(bytes).await,
+            Ok(None) | Err(_) => self.keeper.end().await,
+        }
+        next
     }
 }
 

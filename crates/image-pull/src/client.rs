@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use domain::digest::Digest;
@@ -22,6 +22,7 @@ use crate::manifest::{
     CONFIG_MAX_BYTES, Descriptor, INDEX_DEPTH_MAX, ImageManifest, MANIFEST_MAX_BYTES, Manifest, ManifestError,
     OCI_MANIFEST, parse_diff_ids, parse_manifest,
 };
+use crate::partial::{PartialOptions, Partials};
 use crate::places::Places;
 use crate::platform::Platform;
 use crate::reference::{Reference, Selector};
@@ -108,6 +109,8 @@ pub struct ClientOptions {
     pub proxy: ProxyOptions,
     /// Trust in this machine.
     pub loopback: LoopbackTrust,
+    /// Where the beginnings of layers are kept that come slowly; none keeps nothing.
+    pub partial: Option<PartialOptions>,
 }
 
 impl Default for ClientOptions {
@@ -127,6 +130,7 @@ impl Default for ClientOptions {
             retry: RetryPolicy::default(),
             proxy: ProxyOptions::default(),
             loopback: LoopbackTrust::default(),
+            partial: None,
         }
     }
 }
@@ -141,6 +145,7 @@ struct Inner {
     registries: RwLock<Arc<Registries>>,
     options: RegistriesOptions,
     loopback: LoopbackTrust,
+    partials: Option<Partials>,
 }
 
 impl Client {
@@ -155,6 +160,7 @@ impl Client {
             registries: RwLock::new(Arc::new(registries)),
             options: options.registries.clone(),
             loopback: options.loopback,
+            partials: options.partial.clone().map(Partials::new),
         };
         Ok((Self(Arc::new(inner)), warnings))
     }
@@ -223,12 +229,14 @@ impl Client {
 
     /// Opens one layer of an image. The first answer of the registry is awaited, the bytes are not.
     ///
-    /// Several streams may be open at once; each holds one connection and one buffer.
+    /// Several streams may be open at once; each holds one connection and one buffer. The beginning of a layer that comes
+    /// slowly is kept on disk, and read from there if the layer is opened again; once the layer is in its place, or has
+    /// turned out to be another, [`Client::forget_partial`] is to be called.
     pub async fn open_blob(&self, image: &ResolvedImage, layer: &LayerBlob) -> Result<BlobStream, BlobError> {
         if !image.layers.iter().any(|known| known.digest == layer.digest && known.size == layer.size) {
             return Err(BlobError::ForeignLayer { digest: layer.digest.clone() });
         }
-        open_blob_of(&image.origin, &layer.digest, layer.size, 0..layer.size).await
+        open_blob_of(&image.origin, &layer.digest, layer.size, Part::Whole(self.0.partials.as_ref())).await
     }
 
     /// The bytes `range` of a layer's blob: exactly those, or an error as the last item.
@@ -249,7 +257,24 @@ impl Client {
             let (first, end, size) = (range.start, range.end, layer.size);
             return Err(BlobError::BadRange { digest: layer.digest.clone(), first, end, size });
         }
-        open_blob_of(&image.origin, &layer.digest, layer.size, range).await
+        open_blob_of(&image.origin, &layer.digest, layer.size, Part::Range(range)).await
+    }
+
+    /// Drops what is kept of a layer's beginning.
+    pub async fn forget_partial(&self, digest: &Digest) {
+        if let Some(partials) = &self.0.partials {
+            partials.forget(digest).await;
+        }
+    }
+
+    /// Drops the beginnings of layers that nobody has added to for `age` (blocking). Errors are told in the log.
+    pub fn sweep_partials(&self, age: Duration) {
+        let swept = self.0.partials.as_ref().map_or(Ok(0), |partials| partials.sweep(age, SystemTime::now()));
+        match swept {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "beginnings of layers that nobody asked for again are removed"),
+            Err(error) => tracing::warn!(%error, "beginnings of layers cannot be looked through"),
+        }
     }
 
     /// [`Client::open_blob`] for a blob of an artifact.
@@ -261,7 +286,7 @@ impl Client {
         if !artifact.blobs.contains(blob) {
             return Err(BlobError::ForeignLayer { digest: blob.digest.clone() });
         }
-        open_blob_of(&artifact.origin, &blob.digest, blob.size, 0..blob.size).await
+        open_blob_of(&artifact.origin, &blob.digest, blob.size, Part::Whole(None)).await
     }
 
     async fn resolve_registry(
@@ -336,9 +361,19 @@ impl Resolved {
     }
 }
 
-async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobStream, BlobError> {
+/// What of a blob is wanted.
+enum Part<'a> {
+    /// All; with a place for what comes slowly.
+    Whole(Option<&'a Partials>),
+    Range(Range<u64>),
+}
+
+async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64, part: Part<'_>) -> Result<BlobStream, BlobError> {
     match origin {
-        Origin::Registry(place) => BlobStream::open_remote(place, digest, size, range).await,
+        Origin::Registry(place) => match part {
+            Part::Whole(partials) => BlobStream::open_remote(place, digest, size, partials).await,
+            Part::Range(range) => BlobStream::open_remote_range(place, digest, size, range).await,
+        },
         Origin::Local(local) => {
             let wrong = |source| BlobError::Local { digest: digest.clone(), path: local.path().to_owned(), source };
             let (files, wanted) = (Arc::clone(local), digest.clone());
@@ -346,6 +381,10 @@ async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64, range: Range<
                 .await
                 .unwrap_or_else(|source| Err(local::not_read(source)))
                 .map_err(wrong)?;
+            let range = match part {
+                Part::Whole(_) => 0..size,
+                Part::Range(range) => range,
+            };
             BlobStream::open_local(local, slice, digest, size, range)
         }
     }

@@ -12,7 +12,7 @@ use crate::manifest::ManifestError;
 use crate::reference::Reference;
 
 /// The classes of failure a caller maps to status codes, CRI texts and metric labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ErrorKind {
     /// The registry, layout or archive has no such manifest or blob.
     NotFound,
@@ -581,6 +581,15 @@ pub enum BlobError {
         #[source]
         source: Box<BlobError>,
     },
+    /// What was kept of the blob cannot be read. It is better forgotten.
+    #[error("read the beginning of blob {digest}")]
+    Kept {
+        /// The blob.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A part was asked for, and the whole was offered.
     #[error("blob {digest}: the registry does not serve parts")]
     NoRanges {
@@ -641,6 +650,7 @@ impl BlobError {
             Self::NoProgress { .. } => ErrorKind::TimedOut,
             Self::Place { source, .. } => source.kind(),
             Self::WithMirrors { source, .. } => source.kind(),
+            Self::Kept { .. } => ErrorKind::Local,
             Self::NoRanges { .. } => ErrorKind::Unsupported,
             Self::Range { .. } | Self::BadRange { .. } | Self::ForeignLayer { .. } => ErrorKind::Malformed,
             Self::Local { source, .. } => source.kind(),

@@ -20,6 +20,7 @@ mod http;
 mod image;
 mod local;
 pub mod manifest;
+mod partial;
 mod places;
 pub mod platform;
 pub mod reference;
@@ -36,6 +37,7 @@ pub use http::proxy::ProxyOptions;
 pub use image::{
     ArtifactBlob, ConfigBlob, Configuration, IndexManifest, LayerBlob, Resolved, ResolvedArtifact, ResolvedImage,
 };
+pub use partial::PartialOptions;
 pub use platform::Platform;
 pub use reference::{NameOrId, ParseReferenceError, Reference};
 pub use signatures::{Attachment, AttachmentError, SignatureAccess, SignatureLimits};

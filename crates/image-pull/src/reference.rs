@@ -6,6 +6,7 @@ use std::fmt;
 
 use domain::digest::Digest;
 use domain::id::ImageId;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 /// The registry that unqualified names belong to once they are normalised.
@@ -197,6 +198,13 @@ impl Reference {
             None => text,
         }
     }
+}
+
+/// sha256 of registry and path, in hexadecimal: what files of a repository's credentials are called by.
+#[must_use]
+pub fn repository_digest(reference: &Reference) -> String {
+    let digest = Digest::from_sha256(&Sha256::digest(reference.repository()).into());
+    digest.hex().to_owned()
 }
 
 impl fmt::Display for Reference {

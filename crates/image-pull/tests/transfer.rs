@@ -177,3 +177,53 @@ async fn slow_is_waited_for_and_stopped_is_not() {
     assert!(begun.elapsed() < limit * 3, "{:?}", begun.elapsed());
     assert!(resumed.load(Ordering::SeqCst) >= 2, "a connection that may have lost its peer is tried anew");
 }
+
+#[tokio::test]
+async fn what_came_slowly_is_not_fetched_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("kept");
+    let keeping = image_pull::PartialOptions { directory: kept.clone(), slower_than: u64::MAX, at_least: 1 << 20 };
+    let mut options = options(directory.path());
+    options.partial = Some(keeping);
+    options.retry.attempts = 1;
+    let image = TestImage::of_size(8 << 20);
+    let (served, is_mended) = (image.clone(), Arc::new(AtomicUsize::new(0)));
+    let mended = Arc::clone(&is_mended);
+    let registry = TestRegistry::start(move |seen| match is_layer(&served, seen) {
+        true => partial(&served.layer, seen, if mended.load(Ordering::SeqCst) == 0 { 5 << 20 } else { usize::MAX }),
+        false => served.reply(seen),
+    })
+    .await;
+    let digest = digest_of(&image.layer);
+    let open = async || {
+        // Another client each time, as after a restart.
+        let client = Client::new(&options).unwrap().0;
+        let resolved = resolve(&client, &registry.name("app")).await.unwrap();
+        let stream = client.open_blob(&resolved, &resolved.layers[0]).await;
+        (client, stream)
+    };
+    let (_, stream) = open().await;
+    let (bytes, end) = drain(stream.unwrap()).await;
+    assert!(end.is_err() && bytes.len() == 5 << 20);
+    is_mended.store(1, Ordering::SeqCst);
+    let (client, stream) = open().await;
+    let stream = stream.unwrap();
+    assert_eq!(stream.kept(), 5 << 20);
+    let (bytes, end) = drain(stream).await;
+    end.unwrap();
+    assert!(bytes == image.layer);
+    let asked: Vec<_> = registry.seen().iter().filter(|seen| is_layer(&image, seen)).map(part).collect();
+    assert_eq!(asked, [None, Some((5 << 20, None))]);
+    // Complete, but not yet in its place: nothing is asked for at all.
+    drop(client);
+    let (client, stream) = open().await;
+    let stream = stream.unwrap();
+    assert_eq!(stream.kept(), 8 << 20);
+    let (bytes, end) = drain(stream).await;
+    end.unwrap();
+    assert!(bytes == image.layer && registry.seen().iter().filter(|seen| is_layer(&image, seen)).count() == 2);
+    client.forget_partial(&digest).await;
+    let (_, stream) = open().await;
+    assert_eq!(stream.unwrap().kept(), 0);
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
+}

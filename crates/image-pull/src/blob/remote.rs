@@ -70,6 +70,10 @@ impl Remote {
         }
     }
 
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Awaits the first answer of the first place that has one.
     pub(super) async fn begin(&mut self) -> Result<(), BlobError> {
         loop {

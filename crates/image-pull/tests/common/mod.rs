@@ -277,6 +277,7 @@ pub fn options(directory: &Path) -> ClientOptions {
         },
         proxy: image_pull::ProxyOptions::default(),
         loopback: LoopbackTrust::Insecure,
+        partial: None,
     }
 }
 
