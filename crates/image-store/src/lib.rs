@@ -24,6 +24,7 @@ mod layers;
 mod lock;
 mod options;
 mod overlay;
+mod pending;
 mod random;
 mod readback;
 mod records;

@@ -1,6 +1,7 @@
 //! How a store is opened.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -30,6 +31,8 @@ pub struct StoreOptions {
     pub devices: DevicePolicy,
     /// Where automatic user namespaces find their ids.
     pub subordinate_files: SubordinateFiles,
+    /// How long layers wait for their image that a process left which is gone; zero removes them at once.
+    pub keep_pending: Duration,
     /// Whether overlays of volatile containers are mounted with `volatile` (`disable-volatile` of storage.conf).
     pub volatile_mounts: VolatileMounts,
     /// Whether opening repairs what a crash left.

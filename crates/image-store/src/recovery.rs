@@ -46,7 +46,8 @@ impl Store {
             self.remove_unmentioned_layers(&layers, &mut away);
             self.remove_unmentioned_images(&images);
             self.remove_unmentioned_containers(&containers);
-            let pending: Vec<String> = leftovers.pending.iter().flat_map(|id| chain_of(&layers, id.as_str())).collect();
+            let stale = self.keep_young(&leftovers.pending);
+            let pending: Vec<String> = stale.iter().flat_map(|id| chain_of(&layers, id.as_str())).collect();
             let doomed = self.unused(&layers, &images, &containers, &pending);
             if self.remove_layers(&mut layers, &doomed, &mut away).is_err() {
                 tracing::warn!("layers of an image that was never recorded stay until the next start");

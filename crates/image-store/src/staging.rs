@@ -5,15 +5,16 @@
 //! names that are not ids; their own `staging` directory is not used, because old ones empty it without looking.
 //!
 //! `pending/<layer id>` there marks layers that may have no image yet, or no more: when their process died, those
-//! still unused are removed too.
+//! still unused are removed too, at once or after a while (`pending`).
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, FileTimes};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use domain::id::LayerId;
 use sys::locks::{RecordLock, lock_record, try_lock_record, unlock_record};
@@ -51,8 +52,8 @@ pub(crate) struct Staging {
 
 /// What processes that are gone have left.
 pub(crate) struct Leftovers {
-    /// Layers that may be used by nothing.
-    pub(crate) pending: Vec<LayerId>,
+    /// Layers that may be used by nothing, and since when.
+    pub(crate) pending: Vec<(LayerId, SystemTime)>,
     instances: Vec<(PathBuf, File)>,
 }
 
@@ -156,6 +157,21 @@ impl Staging {
             .map_err(PathError::new("mark", &path))
     }
 
+    /// The same for a mark of an earlier process: the layer has waited since then.
+    pub(crate) fn mark_pending_since(&self, layer: &str, since: SystemTime) -> Result<(), PathError> {
+        self.mark_pending(layer)?;
+        let path = self.instance.join(PENDING).join(layer);
+        let marked = File::options().write(true).open(&path);
+        marked
+            .and_then(|file| file.set_times(FileTimes::new().set_modified(since)))
+            .map_err(PathError::new("mark", &path))
+    }
+
+    /// What is marked, and since when.
+    pub(crate) fn pending(&self) -> Vec<(LayerId, SystemTime)> {
+        marks_in(&self.instance.join(PENDING))
+    }
+
     /// Takes [`Staging::mark_pending`] back. A mark that stays does no harm: it is looked at again later.
     pub(crate) fn unmark_pending(&self, layer: &str) {
         let _ = std::fs::remove_file(self.instance.join(PENDING).join(layer));
@@ -225,13 +241,20 @@ fn find_leftovers(area: &Path) -> Result<Leftovers, PathError> {
         if !try_lock_record(lock.as_fd(), RecordLock::Exclusive).map_err(PathError::new("lock", &instance))? {
             continue;
         }
-        if let Ok(marks) = std::fs::read_dir(instance.join(PENDING)) {
-            let names = marks.filter_map(|mark| mark.ok()?.file_name().into_string().ok());
-            found.pending.extend(names.filter_map(|name| LayerId::parse(&name).ok()));
-        }
+        found.pending.extend(marks_in(&instance.join(PENDING)));
         found.instances.push((instance, lock));
     }
     Ok(found)
+}
+
+fn marks_in(directory: &Path) -> Vec<(LayerId, SystemTime)> {
+    let Ok(marks) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mark = |mark: io::Result<std::fs::DirEntry>| {
+        let mark = mark.ok()?;
+        let since = mark.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        Some((LayerId::parse(&mark.file_name().into_string().ok()?).ok()?, since))
+    };
+    marks.filter_map(mark).collect()
 }
 
 impl Leftovers {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use domain::id::{ContainerId, LayerId};
 use durable::Durability;
@@ -50,6 +51,7 @@ pub struct Store {
     devices: DevicePolicy,
     volatile_mounts: VolatileMounts,
     transient: Transient,
+    keep_pending: Duration,
     subordinate_files: SubordinateFiles,
     pub(crate) driver: Box<dyn Driver>,
     staging: Staging,
@@ -117,6 +119,7 @@ impl Store {
             devices: options.devices,
             volatile_mounts: options.volatile_mounts,
             transient: options.transient,
+            keep_pending: options.keep_pending,
             subordinate_files: options.subordinate_files,
             root,
             runroot,
@@ -222,6 +225,10 @@ impl Store {
 
     pub(crate) fn subordinate_files(&self) -> &SubordinateFiles {
         &self.subordinate_files
+    }
+
+    pub(crate) fn keep_pending(&self) -> Duration {
+        self.keep_pending
     }
 
     pub(crate) fn transient(&self) -> Transient {
