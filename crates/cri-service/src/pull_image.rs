@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cri_api::v1;
-use lifecycle::{Node, PullImageError, RegistryErrorKind as ErrorKind, RequestAuth};
+use lifecycle::{Node, PullFailure, PullImageError, PullOrder, RequestAuth};
 use tonic::{Code, Status};
 
 use crate::from_cri::image_spec;
@@ -24,39 +24,41 @@ pub(crate) async fn pull_image(
         identity_token: auth.identity_token,
         registry_token: auth.registry_token,
     });
-    let id = node.pull_image(spec.image, auth).await.map_err(|error| refusal(&error))?;
+    let sandbox = request.sandbox_config.unwrap_or_default();
+    let order = PullOrder {
+        image: spec.image,
+        auth,
+        namespace: sandbox.metadata.map(|metadata| metadata.namespace).unwrap_or_default(),
+        cgroup_parent: sandbox.linux.map(|linux| linux.cgroup_parent).unwrap_or_default(),
+        ..PullOrder::default()
+    };
+    let id = node.pull_image(order).await.map_err(|error| refusal(&error))?;
     Ok(v1::PullImageResponse { image_ref: id.into() })
 }
 
 fn refusal(error: &PullImageError) -> Status {
-    let status = refuse(code(error), error);
-    match error.kind() {
-        Some(ErrorKind::ConnectionRefused | ErrorKind::RegistryUnavailable | ErrorKind::TimedOut) => {
-            Status::new(status.code(), format!("{REGISTRY_UNAVAILABLE}: {}", status.message()))
-        }
-        _ => status,
+    let class = error.class();
+    let status = refuse(code(class), error);
+    match reason(class) {
+        Some(reason) => Status::new(status.code(), format!("{reason}: {}", status.message())),
+        None => status,
+    }
+}
+
+/// The word before the text by which the kubelet knows what to tell. Source: `k8s.io/cri-api/pkg/errors`.
+fn reason(class: PullFailure) -> Option<&'static str> {
+    match class {
+        PullFailure::RegistryUnavailable => Some(REGISTRY_UNAVAILABLE),
+        PullFailure::BadRequest | PullFailure::NotFound | PullFailure::OutOfSpace | PullFailure::Other => None,
     }
 }
 
 /// The kubelet backs off whatever the code; operators read it.
-fn code(error: &PullImageError) -> Code {
-    match error {
-        PullImageError::Unnamed | PullImageError::Reference { .. } | PullImageError::Credentials(_) => {
-            Code::InvalidArgument
-        }
-        PullImageError::Resolve { .. } | PullImageError::Candidates { .. } | PullImageError::Blob { .. } => {
-            match error.kind() {
-                Some(ErrorKind::NotFound) => Code::NotFound,
-                _ => Code::Unknown,
-            }
-        }
-        PullImageError::Stage { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
-        PullImageError::StageBlob { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
-        PullImageError::Artifact { source, .. } if source.is_out_of_space() => Code::ResourceExhausted,
-        PullImageError::StageBlob { .. } | PullImageError::Artifact { .. } => Code::Unknown,
-        PullImageError::Stage { .. }
-        | PullImageError::Commit { .. }
-        | PullImageError::Records { .. }
-        | PullImageError::Put { .. } => Code::Unknown,
+fn code(class: PullFailure) -> Code {
+    match class {
+        PullFailure::BadRequest => Code::InvalidArgument,
+        PullFailure::NotFound => Code::NotFound,
+        PullFailure::OutOfSpace => Code::ResourceExhausted,
+        PullFailure::RegistryUnavailable | PullFailure::Other => Code::Unknown,
     }
 }

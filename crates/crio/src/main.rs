@@ -7,6 +7,7 @@
 mod daemon;
 mod listen;
 mod notify;
+mod pull;
 mod serve;
 mod sessions;
 mod side_door;
@@ -51,6 +52,10 @@ fn join_mount_namespace() {
 }
 
 fn main() -> ExitCode {
+    // Another program in the same file; it is in the daemon's namespaces already.
+    if std::env::args_os().next().is_some_and(|name| name == lifecycle::PULL_PROGRAM) {
+        return pull::run();
+    }
     join_mount_namespace();
     let arguments = config::cli::normalize(std::env::args_os());
     let matches = command().get_matches_from(arguments);

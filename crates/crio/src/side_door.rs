@@ -44,6 +44,7 @@ impl SideDoor {
                 let toml = config::template(self.node.config(), config::Template::Default);
                 response(StatusCode::OK, "application/toml", toml)
             }
+            ("pulls", None) => response(StatusCode::OK, JSON, pulls(&self.node).to_string()),
             ("containers", Some(id)) => match self.node.inspect(id).await {
                 Some(inspection) => response(StatusCode::OK, JSON, container(&inspection).to_string()),
                 None => absent(id),
@@ -58,7 +59,7 @@ impl SideDoor {
 
     fn is_known(&self, what: (&str, Option<&str>)) -> bool {
         match what {
-            ("info" | "config", None) | ("debug", Some("goroutines" | "heap")) => true,
+            ("info" | "config" | "pulls", None) | ("debug", Some("goroutines" | "heap")) => true,
             ("containers" | "pause" | "unpause", Some(id)) => !id.is_empty() && !id.contains('/'),
             ("debug", Some(rest)) => self.is_profiling && rest.starts_with("pprof/"),
             _ => false,
@@ -113,6 +114,12 @@ fn info(config: &Config) -> serde_json::Value {
             "gids": mappings(&config.runtime.gid_mappings),
         },
     })
+}
+
+/// Ours: CRI-O tells nothing of pulls.
+fn pulls(node: &Node) -> serde_json::Value {
+    let pulls = node.pulls().into_iter().map(|(image, progress)| json!({"image": image, "progress": progress}));
+    serde_json::Value::Array(pulls.collect())
 }
 
 fn container(inspection: &Inspection) -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! The verb `status`: asks the running daemon over its side door, and prints.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub(crate) fn command() -> Command {
         .subcommand(verb("config", &["c"], "Print its configuration as TOML"))
         .subcommand(verb("info", &["i"], "Print its cgroup and storage drivers"))
         .subcommand(verb("containers", &["container", "cs", "s"], "Print what it knows of a container").arg(id))
+        .subcommand(verb("pulls", &["p"], "Print how far the pulls under way have come"))
         .subcommand(verb("goroutines", &["g"], "Print what it is at"))
         .subcommand(verb("heap", &["hp"], "Write a profile of its memory").arg(file))
 }
@@ -59,6 +61,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Done {
             }
             print!("{}", container(&serde_json::from_str(&ask(socket, &format!("/containers/{id}"))?)?));
         }
+        Some(("pulls", _)) => print!("{}", pulls(&serde_json::from_str(&ask(socket, "/pulls")?)?)),
         Some(("heap", _)) => print!("{}", ask(socket, "/debug/heap")?),
         Some(_) => print!("{}", ask(socket, "/debug/goroutines")?),
         None => command().print_help()?,
@@ -81,6 +84,65 @@ fn body_of(answer: &str) -> Result<String, String> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("the daemon's answer is no HTTP")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
     if status == "200" { Ok(body.to_owned()) } else { Err(format!("{} (HTTP status {status})", body.trim_end())) }
+}
+
+/// A line for each pull, and one for each layer it waits for.
+fn pulls(answer: &Value) -> String {
+    let mut out = String::new();
+    for pull in answer.as_array().into_iter().flatten() {
+        let progress = &pull["progress"];
+        let number = |key: &str| progress[key].as_u64().unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{}: {} of {}, {} of {} layers, {}/s, {} s",
+            pull["image"].as_str().unwrap_or_default(),
+            size(number("bytes")),
+            size(number("bytes_total")),
+            number("layers"),
+            number("layers_total"),
+            size(number("rate")),
+            number("seconds"),
+        );
+        for layer in progress["each"].as_array().into_iter().flatten() {
+            let text = |key: &str| layer[key].as_str().unwrap_or_default();
+            let number = |key: &str| layer[key].as_u64().unwrap_or_default();
+            if text("state") == "done" {
+                continue;
+            }
+            let from = match text("place") {
+                "" => String::new(),
+                place => format!(" from {place}"),
+            };
+            let _ = writeln!(
+                out,
+                "  {} {}: {} of {}{from}",
+                text("digest"),
+                text("state"),
+                size(number("bytes")),
+                size(number("bytes_total")),
+            );
+        }
+    }
+    if out.is_empty() { "no pulls\n".to_owned() } else { out }
+}
+
+/// Bytes for people: three digits and a unit.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let mut tenths = u128::from(bytes) * 10;
+    let mut unit = "B";
+    for next in UNITS {
+        if tenths < 10_000 {
+            break;
+        }
+        tenths /= 1000;
+        unit = next;
+    }
+    match (unit, tenths) {
+        ("B", tenths) => format!("{} B", tenths / 10),
+        (unit, tenths) if tenths < 1000 => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+        (unit, tenths) => format!("{} {unit}", tenths / 10),
+    }
 }
 
 fn info(answer: &Value) -> String {

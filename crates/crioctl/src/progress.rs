@@ -56,7 +56,9 @@ impl Progress {
         }
         self.bar.set_length(progress.bytes_total);
         self.bar.set_position(progress.bytes);
-        self.bar.set_message(format!("{} of {} layers, {}", progress.layers, progress.layers_total, self.what));
+        let places = places(&progress);
+        let from = if places.is_empty() { String::new() } else { format!(" from {}", places.join(", ")) };
+        self.bar.set_message(format!("{} of {} layers, {}{from}", progress.layers, progress.layers_total, self.what));
         if !self.has_total {
             self.has_total = true;
             self.bar.set_style(style(BAR));
@@ -64,6 +66,18 @@ impl Progress {
             self.bar.reset_eta();
         }
     }
+}
+
+/// Where layers come from now that the image's name does not tell: mirrors, each once.
+fn places(progress: &PullProgress) -> Vec<&str> {
+    let mut places: Vec<&str> = Vec::new();
+    for layer in progress.each.iter().filter(|layer| layer.state == "fetching") {
+        let host = layer.place.split('/').next().unwrap_or_default();
+        if !host.is_empty() && !places.contains(&host) {
+            places.push(host);
+        }
+    }
+    places
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -78,6 +92,8 @@ impl Drop for Progress {
 
 #[cfg(test)]
 mod tests {
+    use cri_api::beyond::LayerProgress;
+
     use super::*;
 
     #[test]
@@ -92,8 +108,21 @@ mod tests {
         let mut progress = Progress::begin("pulling a".to_owned());
         progress.show(PullProgress::default());
         assert!(!progress.has_total, "before the manifest there is nothing to measure by");
-        progress.show(PullProgress { bytes: 5, bytes_total: 30, layers: 1, layers_total: 2 });
+        let each = ["done", "fetching", "fetching"].map(|state| LayerProgress {
+            state: state.to_owned(),
+            place: format!("{state}.example:5000/a"),
+            ..LayerProgress::default()
+        });
+        let each = each.to_vec();
+        progress.show(PullProgress {
+            bytes: 5,
+            bytes_total: 30,
+            layers: 1,
+            layers_total: 2,
+            each,
+            ..Default::default()
+        });
         assert_eq!((progress.bar.position(), progress.bar.length()), (5, Some(30)));
-        assert_eq!(progress.bar.message(), "1 of 2 layers, pulling a");
+        assert_eq!(progress.bar.message(), "1 of 2 layers, pulling a from fetching.example:5000");
     }
 }

@@ -18,8 +18,10 @@ use image_store::{ArtifactError, ArtifactStaging, ArtifactStore, Forget, NewArti
 use crate::blocking;
 use crate::image::{ImageLookup, ImageStatus, ImagesError, RemoveImageError, is_pinned_by};
 use crate::node::Node;
-use crate::pull_image::{LAYERS_AT_ONCE, PullImageError, pump};
-use crate::pull_progress::PullCounters;
+use crate::pull_image::PullImageError;
+use crate::pull_layers::{LAYERS_AT_ONCE, pump};
+use crate::pull_progress::{LayerCounter, LayerState, PullCounters};
+use crate::puller::Puller;
 use crate::undo::chain;
 
 /// Where artifacts are, below a root of either kind. Source: CRI-O.
@@ -193,12 +195,7 @@ impl Node {
     }
 
     pub(crate) async fn find_artifact(&self, name: &str) -> Result<Option<(Artifact, ImageLookup)>, ImagesError> {
-        let (artifacts, keys) = (Arc::clone(&self.artifacts), self.local_keys(name)?);
-        let found = blocking::run("find artifact", move || {
-            let listed = artifacts.list()?;
-            Ok(find(&listed, &keys).map(|(artifact, lookup)| (artifact.clone(), lookup)))
-        });
-        found.await.map_err(ImagesError::Artifacts)
+        self.puller.find_artifact(name).await
     }
 
     /// Removes a name of an artifact, or the artifact with its last name, or with all names when asked by id.
@@ -224,6 +221,17 @@ impl Node {
             Ok(false) => Ok(()),
             Err(source) => Err(RemoveImageError::Artifact { name: name.to_owned(), source }),
         }
+    }
+}
+
+impl Puller {
+    pub(crate) async fn find_artifact(&self, name: &str) -> Result<Option<(Artifact, ImageLookup)>, ImagesError> {
+        let (artifacts, keys) = (Arc::clone(&self.artifacts), self.local_keys(name)?);
+        let found = blocking::run("find artifact", move || {
+            let listed = artifacts.list()?;
+            Ok(find(&listed, &keys).map(|(artifact, lookup)| (artifact.clone(), lookup)))
+        });
+        found.await.map_err(ImagesError::Artifacts)
     }
 
     /// Fetches what is not here yet of an artifact and records it; returns its id.
@@ -292,10 +300,12 @@ impl Node {
         counters: &PullCounters,
     ) -> Result<(), PullImageError> {
         let missing = self.missing_blobs(name, resolved, staging).await?;
-        counters.begin(missing.iter().map(|blob| blob.size));
-        stream::iter(missing.into_iter().map(|blob| async move {
-            self.fetch_blob(name, resolved, &blob, staging, counters).await?;
-            counters.committed();
+        let counters = counters.begin(missing.iter().map(|blob| (blob.digest.to_string(), blob.size)));
+        let counters = &counters;
+        stream::iter(missing.into_iter().enumerate().map(|(index, blob)| async move {
+            let counter = &counters[index];
+            self.fetch_blob(name, resolved, &blob, staging, counter).await?;
+            counter.set(LayerState::Done);
             Ok::<_, PullImageError>(())
         }))
         .buffer_unordered(LAYERS_AT_ONCE)
@@ -341,7 +351,7 @@ impl Node {
         resolved: &ResolvedArtifact,
         blob: &ArtifactBlob,
         staging: &Arc<ArtifactStaging>,
-        counters: &PullCounters,
+        counter: &LayerCounter,
     ) -> Result<(), PullImageError> {
         let blob_failed = |source| PullImageError::Blob {
             image: name.to_owned(),
@@ -349,9 +359,10 @@ impl Node {
             source: Box::new(source),
         };
         let stream = self.registry.open_artifact_blob(resolved, blob).await.map_err(blob_failed)?;
+        counter.fetches(stream.progress());
         let (staging, wanted) = (Arc::clone(staging), blob.clone());
         let write = move |chunks| staging.add(chunks, &wanted.digest, wanted.size);
-        let (staged, fetched) = pump("keep blob", stream, counters, write).await;
+        let (staged, fetched) = pump("keep blob", stream, counter, write).await;
         fetched.map_err(blob_failed)?;
         staged.map_err(|source| PullImageError::StageBlob {
             image: name.to_owned(),

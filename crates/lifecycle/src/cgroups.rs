@@ -3,7 +3,8 @@
 //! With cgroupfs a sandbox without infra process gets a cgroup of its own, as with CRI-O, so that the pod's parent never
 //! looks empty; with systemd the slice is the kubelet's and stays by itself.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::undo::{Undone, chain};
 
 /// Slice of monitors where the configuration names none. Source: CRI-O.
 const DEFAULT_SLICE: &str = "system.slice";
+/// cgroups of processes that pull; the process id follows. Source: CRI-O.
+const PULL_PREFIX: &str = "crio-pull-image-";
 /// How long killed processes may take to go; those in uninterruptible sleep take longer than anybody waits.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at killed processes: they are gone within a millisecond or two on an idle machine.
@@ -100,7 +103,11 @@ impl Cgroups {
         let path = parent.sandbox_directory(id.as_str());
         let monitor = monitor_path(&parent, id.as_str());
         let layout = Arc::clone(&self.layout);
-        blocking::run("remove cgroup", move || layout.remove(&path).and_then(|()| layout.remove(&monitor))).await?;
+        blocking::run("remove cgroup", move || {
+            remove_dead_pulls(&layout, &parent.directory());
+            layout.remove(&path).and_then(|()| layout.remove(&monitor))
+        })
+        .await?;
         Ok(())
     }
 
@@ -176,6 +183,95 @@ impl Cgroups {
                 Ok(off_worker(|| start_scope(&unit, slice, pid, &properties))?)
             }
         }
+    }
+}
+
+impl Cgroups {
+    /// Moves a process that pulls an image to a cgroup of its own below `parent`. Source: CRI-O, for systemd.
+    pub(crate) fn place_pull(
+        &self,
+        parent: &CgroupParent,
+        pid: i32,
+    ) -> Result<PullPlace, Box<dyn std::error::Error + Send + Sync>> {
+        let name = format!("{PULL_PREFIX}{pid}");
+        match parent {
+            CgroupParent::Cgroupfs(parent) => {
+                let path = format!("{parent}/{name}");
+                self.layout.create(&path)?;
+                // From here on it is taken away whatever happens.
+                let place = PullPlace { layout: Arc::clone(&self.layout), path: Some(path.clone()) };
+                self.layout.move_process(&path, pid)?;
+                Ok(place)
+            }
+            CgroupParent::Systemd(slice) => {
+                off_worker(|| start_scope(&format!("{name}.scope"), slice, pid, &[]))?;
+                // The scope goes with its last process.
+                Ok(PullPlace { layout: Arc::clone(&self.layout), path: None })
+            }
+        }
+    }
+}
+
+/// The cgroup of a process that pulls; removed, with whoever is left in it, by [`PullPlace::remove`] or when dropped.
+#[derive(Debug)]
+pub(crate) struct PullPlace {
+    layout: Arc<Layout>,
+    path: Option<String>,
+}
+
+impl PullPlace {
+    /// Ends what is left in it and removes it.
+    pub(crate) async fn remove(mut self) {
+        if let Some(path) = self.path.take() {
+            remove_pull(Arc::clone(&self.layout), path).await;
+        }
+    }
+}
+
+impl Drop for PullPlace {
+    fn drop(&mut self) {
+        if let (Some(path), Ok(runtime)) = (self.path.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(remove_pull(Arc::clone(&self.layout), path));
+        }
+    }
+}
+
+/// Removes what a daemon that was killed could not: cgroups of pulls whose process is gone.
+fn remove_dead_pulls(layout: &Layout, parent: &str) {
+    let of_controllers = layout.controllers().filter_map(|controller| layout.directory(controller, parent));
+    let unified = layout.unified().map(|root| root.join(parent.trim_start_matches('/')));
+    let entries = of_controllers.chain(unified).filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let names: BTreeSet<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    for name in &names {
+        let pid = name.strip_prefix(PULL_PREFIX).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+            && let Err(error) = layout.remove(&format!("{parent}/{name}"))
+        {
+            tracing::debug!(cgroup = name, error = %chain(&error), "the cgroup of a pull stays");
+        }
+    }
+}
+
+async fn remove_pull(layout: Arc<Layout>, path: String) {
+    let deadline = Instant::now() + KILL_PATIENCE;
+    let mut pause = KILL_PAUSE_MIN;
+    loop {
+        let (layout, wanted) = (Arc::clone(&layout), path.clone());
+        let removed = blocking::run("remove cgroup of a pull", move || {
+            layout.kill_once(&wanted).map_err(|error| chain(&error)).and_then(|count| match count {
+                0 => layout.remove(&wanted).map_err(|error| chain(&error)),
+                count => Err(format!("{count} processes are left in it")),
+            })
+        })
+        .await;
+        match removed {
+            Ok(()) => return,
+            Err(error) if Instant::now() >= deadline => {
+                return tracing::warn!(cgroup = path, error, "the cgroup of a pull stays");
+            }
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(KILL_PAUSE_MAX);
     }
 }
 

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::blocking;
 use crate::node::Node;
+use crate::puller::Puller;
 use crate::undo::chain;
 use crate::volumes::has_volume;
 
@@ -210,7 +211,7 @@ impl Node {
         if name.is_empty() {
             return Err(ImagesError::Unnamed);
         }
-        let keys = self.local_keys(name)?;
+        let keys = self.puller.local_keys(name)?;
         let (store, name) = (Arc::clone(&self.store), name.to_owned());
         blocking::run("find image", move || {
             for (key, lookup) in keys {
@@ -228,32 +229,6 @@ impl Node {
             Ok(None)
         })
         .await
-    }
-
-    /// What a text may mean in the store, in the order to be tried.
-    pub(crate) fn local_keys(&self, name: &str) -> Result<Vec<(String, ImageLookup)>, ImagesError> {
-        /// Shorter beginnings of ids are not looked for. Source: containers/storage.
-        const PREFIX_MIN: usize = 3;
-        let mut keys = Vec::new();
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_id = hex.len() >= PREFIX_MIN && hex.len() <= 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_id {
-            keys.push((hex.to_ascii_lowercase(), ImageLookup::ById));
-            if hex.len() == 64 {
-                return Ok(keys);
-            }
-        }
-        let name = name.strip_prefix(&self.config.image.default_transport).unwrap_or(name);
-        let references = match self.registry.candidates(name) {
-            Ok(references) => references,
-            // Nothing says where to pull it from, but it may be here.
-            Err(_) => vec![Reference::parse(name).map_err(|error| ResolveNameError(error.to_string()))?],
-        };
-        keys.extend(references.into_iter().map(|reference| by_name(&reference)));
-        if let Ok(local) = Reference::parse(&format!("localhost/{name}")) {
-            keys.push(by_name(&local));
-        }
-        Ok(keys)
     }
 
     /// An image to make a container from.
@@ -317,6 +292,34 @@ impl Node {
         let mut pins = self.config.image.pinned_images.clone();
         pins.push(self.config.image.pause_image.clone());
         pins
+    }
+}
+
+impl Puller {
+    /// What a text may mean in the store, in the order to be tried.
+    pub(crate) fn local_keys(&self, name: &str) -> Result<Vec<(String, ImageLookup)>, ImagesError> {
+        /// Shorter beginnings of ids are not looked for. Source: containers/storage.
+        const PREFIX_MIN: usize = 3;
+        let mut keys = Vec::new();
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_id = hex.len() >= PREFIX_MIN && hex.len() <= 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_id {
+            keys.push((hex.to_ascii_lowercase(), ImageLookup::ById));
+            if hex.len() == 64 {
+                return Ok(keys);
+            }
+        }
+        let name = name.strip_prefix(&self.config.image.default_transport).unwrap_or(name);
+        let references = match self.registry.candidates(name) {
+            Ok(references) => references,
+            // Nothing says where to pull it from, but it may be here.
+            Err(_) => vec![Reference::parse(name).map_err(|error| ResolveNameError(error.to_string()))?],
+        };
+        keys.extend(references.into_iter().map(|reference| by_name(&reference)));
+        if let Ok(local) = Reference::parse(&format!("localhost/{name}")) {
+            keys.push(by_name(&local));
+        }
+        Ok(keys)
     }
 }
 

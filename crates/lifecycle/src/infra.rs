@@ -20,7 +20,7 @@ use crate::blocking;
 use crate::container::{Container, ContainerImage, ContainerParts};
 use crate::image::{ImagesError, LocalImage};
 use crate::node::Node;
-use crate::pull_image::PullImageError;
+use crate::pull_image::{PullImageError, PullOrder, PullPurpose};
 use crate::run_sandbox::{Made, Plan, RunSandboxError};
 use crate::sandbox::infra_id;
 use crate::start_container::StartContainerError;
@@ -78,9 +78,13 @@ impl Node {
             Err(ImagesError::Absent { .. }) => {}
             Err(source) => return Err(failed(InfraError::Image { image, source: Box::new(source) })),
         }
-        self.pull_image(image.clone(), None)
-            .await
-            .map_err(|source| failed(InfraError::Pull { image: image.clone(), source }))?;
+        let order = PullOrder {
+            image: image.clone(),
+            auth_file: self.config.image.pause_image_auth_file.clone(),
+            purpose: PullPurpose::Daemon,
+            ..PullOrder::default()
+        };
+        self.pull_image(order).await.map_err(|source| failed(InfraError::Pull { image: image.clone(), source }))?;
         self.local_image(&image)
             .await
             .map(Some)

@@ -31,7 +31,9 @@ use crate::handler::Handlers;
 use crate::in_flight::InFlight;
 use crate::objects::{LookupError, Objects};
 use crate::pull_image::{PullImageError, PullKey};
+use crate::pull_layers::LayersUnderWay;
 use crate::pull_progress::PullsUnderWay;
+use crate::puller::{Puller, registry_client};
 use crate::reach::Reach;
 use crate::remove_container::RemoveContainerError;
 use crate::remove_sandbox::RemoveSandboxError;
@@ -41,7 +43,11 @@ use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
 use crate::tuning::Machine;
-use crate::{apparmor, blocking, clock, cpus, devices, facts, monitors, selinux, storage, undelivered, userns};
+use crate::wanted::WhileWanted;
+use crate::{
+    apparmor, blocking, clock, cpus, devices, facts, monitors, puller, registries_watch, selinux, storage, undelivered,
+    userns,
+};
 
 /// libcni's place for attachments; no key of the configuration moves it. Source: CRI-O.
 const CNI_CACHE: &str = "/var/lib/cni/results";
@@ -179,7 +185,8 @@ pub struct Node {
     pub(crate) creates: InFlight<String, ContainerId, CreateContainerError>,
     pub(crate) starts: InFlight<ContainerId, (), StartContainerError>,
     pub(crate) removals: InFlight<ContainerId, (), RemoveContainerError>,
-    pub(crate) pulls: InFlight<PullKey, domain::id::ImageId, PullImageError>,
+    pub(crate) puller: Puller,
+    pub(crate) pulls: WhileWanted<PullKey, domain::id::ImageId, PullImageError>,
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
     pub(crate) notifiers: Notifiers,
@@ -224,7 +231,7 @@ impl Node {
         } else {
             Some(HostPorts::detect().await.map_err(OpenNodeError::HostPorts)?)
         };
-        let registry = registry_client(&config, registries).map_err(OpenNodeError::Registries)?;
+        let registry = registry_client(&config, registries.clone()).map_err(OpenNodeError::Registries)?;
         let node_facts = {
             let version = cgroups.version();
             blocking::run("look at the machine", move || facts::gather(version)).await
@@ -252,9 +259,18 @@ impl Node {
         let hooks = Hooks::new(config.runtime.hooks_dir.clone());
         hooks.look();
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
+        let (store, artifacts) = (Arc::new(store), Arc::new(artifacts));
+        let puller = Puller {
+            config: Arc::clone(&config),
+            store: Arc::clone(&store),
+            artifacts: Arc::clone(&artifacts),
+            registry: registry.clone(),
+            registry_files: registries,
+            under_way: LayersUnderWay::default(),
+        };
         let node = Arc::new(Self {
-            store: Arc::new(store),
-            artifacts: Arc::new(artifacts),
+            store,
+            artifacts,
             network,
             host_ports,
             registry,
@@ -282,7 +298,8 @@ impl Node {
             creates: InFlight::default(),
             starts: InFlight::default(),
             removals: InFlight::default(),
-            pulls: InFlight::default(),
+            puller,
+            pulls: WhileWanted::default(),
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
             notifiers: Notifiers::beside(&config.api.listen),
@@ -295,6 +312,12 @@ impl Node {
         tokio::spawn(Arc::clone(&node).follow_exits(exits));
         tokio::spawn(monitors::watch(Arc::downgrade(&node)));
         tokio::spawn(undelivered::watch(Arc::downgrade(&node)));
+        tokio::spawn(puller::sweep(Arc::downgrade(&node)));
+        if node.config.image.auto_reload_registries {
+            let directory = node.puller.registry_files.registries_conf_dir.clone();
+            let directory = directory.unwrap_or_else(|| image_pull::registries::DROP_IN_DIRECTORY.into());
+            tokio::spawn(registries_watch::follow(Arc::downgrade(&node), directory));
+        }
         node.collect_network_garbage();
         Ok(node)
     }
@@ -436,40 +459,6 @@ fn make_directory(path: &Path, most: u32) -> io::Result<()> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & most))?;
     }
     Ok(())
-}
-
-fn registry_client(
-    config: &Config,
-    files: RegistryFiles,
-) -> Result<image_pull::Client, image_pull::registries::RegistriesError> {
-    let mut registries = image_pull::registries::RegistriesOptions {
-        short_name_mode: Some(match config.image.short_name_mode {
-            config::ShortNameMode::Enforcing => image_pull::registries::ShortNameMode::Enforcing,
-            config::ShortNameMode::Disabled => image_pull::registries::ShortNameMode::Disabled,
-        }),
-        ..Default::default()
-    };
-    if let Some(file) = files.registries_conf {
-        registries.main_files = vec![file];
-    }
-    if let Some(directory) = files.registries_conf_dir {
-        registries.drop_in_directory = Some(directory);
-    }
-    let mut timeouts = image_pull::Timeouts::default();
-    if !config.image.pull_progress_timeout.is_zero() {
-        timeouts.progress = Some(config.image.pull_progress_timeout);
-    }
-    let options = image_pull::ClientOptions {
-        registries,
-        timeouts,
-        proxy: image_pull::ProxyOptions::from_environment(),
-        ..Default::default()
-    };
-    let (client, warnings) = image_pull::Client::new(&options)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(client)
 }
 
 /// The node's files for CPUs; what they were is kept where CRI-O keeps it, which is `/var/run/crio/cpu` by default.

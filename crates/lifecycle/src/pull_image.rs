@@ -1,45 +1,77 @@
-//! PullImage: from a reference to an image of the store.
+//! PullImage: equal requests join, and the pull ends when nobody waits any more.
 //!
-//! Steps, and what a restart finds in each gap: layers being unpacked lie in the store's staging area, which is emptied
-//! when it is opened; committed layers are whole and are found again by the next pull; the image is recorded last.
+//! What is pulled, and in which steps, is told in `puller` and `pull_layers`; in whose cgroup, in `pull_process`.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use domain::digest::Digest;
-use domain::id::{ImageId, LayerId};
-use domain::image::ImageConfig;
-use futures_util::StreamExt;
-use futures_util::stream;
+use domain::id::ImageId;
 use image_pull::auth::{AuthError, AuthFiles, EnvironmentPaths, RequestAuth};
-use image_pull::{
-    BlobError, BlobStream, Credentials, ErrorKind, LayerBlob, Platform, Reference, ResolveError, Resolved,
-    ResolvedImage, Source,
-};
-use image_store::{ExpectedLayer, LayerPin, NewImage, StageOptions, StagedLayer};
+use image_pull::{BlobError, Credentials, ErrorKind, ResolveError};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::mpsc;
 
 use crate::blocking;
 use crate::node::Node;
-use crate::pull_progress::{PullCounters, PullProgress};
+use crate::pull_auth::NamespacedAuth;
+use crate::pull_progress::PullProgress;
 use crate::undo::chain;
 
-/// Layers fetched and unpacked at once. Inflating is the bottleneck and a pull must not take every core of a node.
-pub(crate) const LAYERS_AT_ONCE: usize = 3;
-/// Chunks between the network and the unpacking thread of one layer: enough to keep both busy.
-const CHUNKS_WAITING_MAX: usize = 16;
+/// What is to be pulled, and for whom.
+#[derive(Debug, Clone, Default)]
+pub struct PullOrder {
+    /// A name, or a local source: `oci:`, `oci-archive:`, `docker-archive:` and a path.
+    pub image: String,
+    /// What the request brings.
+    pub auth: Option<RequestAuth>,
+    /// Kubernetes namespace of the sandbox, or empty.
+    pub namespace: String,
+    /// `cgroup_parent` of the sandbox, or empty.
+    pub cgroup_parent: String,
+    /// A credentials file that counts in place of `global_auth_file`.
+    pub auth_file: Option<PathBuf>,
+    /// Whose work it is.
+    pub purpose: PullPurpose,
+}
 
-/// Which pulls are the same: image, credentials. Kept as a digest, so that no secret lies in a table.
+/// Whose work a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPurpose {
+    /// A client's: it runs where `separate_pull_cgroup` says.
+    #[default]
+    Request,
+    /// The daemon's own, as for the pause image.
+    Daemon,
+}
+
+/// Which pulls are the same: image, credentials, namespace, cgroup. Secrets are kept as a digest only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PullKey {
     image: String,
     credentials: u64,
+    namespace: String,
+    cgroup_parent: String,
+    auth_file: Option<PathBuf>,
 }
 
-/// Why an image or artifact was not pulled. No image and no unfinished layer is left of the attempt.
+/// What a caller may do about a pull that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullFailure {
+    /// Ask for something else.
+    BadRequest,
+    /// Look whether it was pushed.
+    NotFound,
+    /// Try again later, or another registry.
+    RegistryUnavailable,
+    /// Make room.
+    OutOfSpace,
+    /// Read the text.
+    Other,
+}
+
+/// Why an image or artifact was not pulled. No image and no unfinished layer is left of the attempt;
+/// whole layers stay for a while, for the next attempt to find.
 #[derive(Debug, Error)]
 pub enum PullImageError {
     /// No image was named.
@@ -57,6 +89,42 @@ pub enum PullImageError {
     /// The credentials of the request are damaged.
     #[error("credentials of the request")]
     Credentials(#[source] AuthError),
+    /// The namespace's credentials cannot be taken.
+    #[error("take credentials {} of the namespace", path.display())]
+    Namespaced {
+        /// The file.
+        path: PathBuf,
+        #[source]
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The cgroup the pull is to run in.
+    #[error("cgroup of the pull of image {image}")]
+    Cgroup {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The process that was to pull could not be begun, or ended without a word.
+    #[error("pull image {image} in a process of its own: {reason}")]
+    Process {
+        /// As asked.
+        image: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The process that was to pull says why it did not.
+    #[error("{message}")]
+    InProcess {
+        /// What it says.
+        message: String,
+        /// The class of that.
+        class: PullFailure,
+        /// The class of failure, where a registry was to blame.
+        kind: Option<ErrorKind>,
+    },
     /// Manifest or configuration could not be had.
     #[error("pull image {image}")]
     Resolve {
@@ -155,26 +223,56 @@ impl PullImageError {
             Self::Resolve { source, .. } => Some(source.kind()),
             Self::Blob { source, .. } => Some(source.kind()),
             Self::Candidates { tried, .. } => tried.last().and_then(Self::kind),
+            Self::InProcess { kind, .. } => *kind,
             _ => None,
+        }
+    }
+
+    /// What a caller may do about it.
+    #[must_use]
+    pub fn class(&self) -> PullFailure {
+        match self {
+            Self::Unnamed | Self::Reference { .. } | Self::Credentials(_) | Self::Cgroup { .. } => {
+                PullFailure::BadRequest
+            }
+            Self::Resolve { .. } | Self::Candidates { .. } | Self::Blob { .. } => match self.kind() {
+                Some(ErrorKind::NotFound) => PullFailure::NotFound,
+                Some(kind) if kind.is_registry_unavailable() => PullFailure::RegistryUnavailable,
+                _ => PullFailure::Other,
+            },
+            Self::Stage { source, .. } if source.is_out_of_space() => PullFailure::OutOfSpace,
+            Self::StageBlob { source, .. } if source.is_out_of_space() => PullFailure::OutOfSpace,
+            Self::Artifact { source, .. } if source.is_out_of_space() => PullFailure::OutOfSpace,
+            Self::InProcess { class, .. } => *class,
+            Self::Namespaced { .. }
+            | Self::Process { .. }
+            | Self::Stage { .. }
+            | Self::StageBlob { .. }
+            | Self::Artifact { .. }
+            | Self::Commit { .. }
+            | Self::Records { .. }
+            | Self::Put { .. } => PullFailure::Other,
         }
     }
 }
 
 impl Node {
-    /// Pulls an image, or joins the pull of the same one with the same credentials.
+    /// Pulls an image, or joins the pull of the same one for the same namespace with the same credentials.
     ///
-    /// `image` is a name, or a local source: `oci:`, `oci-archive:`, `docker-archive:` and a path.
-    pub async fn pull_image(
-        self: &Arc<Self>,
-        image: String,
-        auth: Option<RequestAuth>,
-    ) -> Result<ImageId, Arc<PullImageError>> {
-        if image.is_empty() {
+    /// Dropping the future ends the pull, unless somebody else waits for it.
+    pub async fn pull_image(self: &Arc<Self>, order: PullOrder) -> Result<ImageId, Arc<PullImageError>> {
+        if order.image.is_empty() {
             return Err(Arc::new(PullImageError::Unnamed));
         }
-        let key = PullKey { image: image.clone(), credentials: fingerprint(auth.as_ref()) };
+        let key = PullKey {
+            image: order.image.clone(),
+            credentials: fingerprint(order.auth.as_ref()),
+            namespace: order.namespace.clone(),
+            cgroup_parent: order.cgroup_parent.clone(),
+            auth_file: order.auth_file.clone(),
+        };
         let node = Arc::clone(self);
-        let pulled = self.pulls.join(key, || async move { node.pull(&image, auth.as_ref()).await }).await;
+        let pulled = self.pulls.join(key, || async move { node.pull(&order).await }).await;
         // Buffers of a pull are as large as all else the daemon holds, and may not be needed again for days.
         blocking::run("give memory back", sys::memory::trim).await;
         pulled
@@ -186,282 +284,35 @@ impl Node {
         self.pulls_under_way.of(image)
     }
 
-    pub(crate) async fn pull(
-        self: &Arc<Self>,
-        image: &str,
-        auth: Option<&RequestAuth>,
-    ) -> Result<ImageId, PullImageError> {
-        let sources = self.sources(image)?;
-        let credentials = self.credentials(auth)?;
-        let under_way = self.pulls_under_way.begin(image);
-        let mut tried = Vec::new();
-        for source in &sources {
-            match self.pull_source(source, &credentials, under_way.counters()).await {
-                Ok(id) => {
-                    tracing::info!(image, image.id = %id, "image is pulled");
-                    return Ok(id);
-                }
-                Err(error) => tried.push(error),
-            }
+    /// How far all pulls have come, each under the name it was asked by.
+    #[must_use]
+    pub fn pulls(&self) -> Vec<(String, PullProgress)> {
+        self.pulls_under_way.all()
+    }
+
+    async fn pull(&self, order: &PullOrder) -> Result<ImageId, PullImageError> {
+        let under_way = self.pulls_under_way.begin(&order.image);
+        let cgroup = self.pull_cgroup(order)?;
+        let namespaced = NamespacedAuth::take(&self.config.image.namespaced_auth_dir, order).await?;
+        let auth_file = namespaced.as_ref().map(|taken| taken.path().to_owned()).or_else(|| order.auth_file.clone());
+        if let Some(cgroup) = cgroup {
+            return self.pull_in_process(order, auth_file, &cgroup, under_way.counters()).await;
         }
-        match tried.len() {
-            1 => Err(tried.remove(0)),
-            _ => Err(PullImageError::Candidates { image: image.to_owned(), tried }),
-        }
+        let credentials = self.puller.credentials(order.auth.as_ref(), auth_file)?;
+        self.puller.pull(&order.image, &order.namespace, &credentials, under_way.counters()).await
     }
 
-    fn sources(&self, image: &str) -> Result<Vec<Source>, PullImageError> {
-        let wrong = |source| PullImageError::Reference { image: image.to_owned(), source };
-        let name = image.strip_prefix(&self.config.image.default_transport).unwrap_or(image);
-        match Source::parse(name) {
-            Ok(Source::Registry(_)) => {
-                let candidates = self.registry.candidates(name).map_err(|error| wrong(Box::new(error)))?;
-                Ok(candidates.into_iter().map(Source::Registry).collect())
-            }
-            Ok(local) => Ok(vec![local]),
-            Err(error) => Err(wrong(Box::new(error))),
-        }
-    }
-
-    pub(crate) fn credentials(&self, auth: Option<&RequestAuth>) -> Result<Credentials, PullImageError> {
-        let login = auth.map(RequestAuth::parse).transpose().map_err(PullImageError::Credentials)?.flatten();
-        let files = match &self.config.image.global_auth_file {
-            Some(path) => AuthFiles::only(path),
-            None => AuthFiles::standard(&EnvironmentPaths::from_environment()),
-        };
-        Ok(match login {
-            Some(login) => Credentials::Request { login, elsewhere: files },
-            None => Credentials::Files(files),
-        })
-    }
-
-    async fn pull_source(
-        self: &Arc<Self>,
-        source: &Source,
-        credentials: &Credentials,
-        counters: &PullCounters,
-    ) -> Result<ImageId, PullImageError> {
-        let name = source.to_string();
-        let resolved = self
-            .registry
-            .resolve_any(source, credentials, &Platform::host())
-            .await
-            .map_err(|source| PullImageError::Resolve { image: name.clone(), source: Box::new(source) })?;
-        let resolved = match resolved {
-            Resolved::Image(image) => image,
-            Resolved::Artifact(artifact) => return self.pull_artifact(&name, artifact, counters).await,
-        };
-        let (top, diff_ids) = self.fetch_layers(&name, &resolved, counters).await?;
-        let config = resolved.configuration.complete(&diff_ids).map_err(|source| {
-            let source = ResolveError::Manifest { what: "manifest", digest: resolved.manifest_digest.clone(), source };
-            PullImageError::Resolve { image: name.clone(), source: Box::new(source) }
-        })?;
-        let created = ImageConfig::parse(&config.bytes).ok().and_then(|config| config.created.parse().ok());
-        let id = config.image_id();
-        let new = NewImage {
-            id: id.clone(),
-            names: resolved.names.iter().map(Reference::to_string).collect(),
-            top_layer: top.as_ref().map(|pin| pin.id().clone()),
-            manifest: resolved.manifest_bytes.to_vec(),
-            manifest_digest: resolved.manifest_digest,
-            index: resolved.index.map(|index| (index.digest, index.bytes.to_vec())),
-            config: config.bytes.to_vec(),
-            config_digest: config.digest,
-            signatures: Vec::new(),
-            created,
-        };
-        let store = Arc::clone(&self.store);
-        blocking::run("record image", move || {
-            // Held until the image names its layers: until then nothing else keeps them.
-            let _top = top;
-            store.put_image(new)
-        })
-        .await
-        .map_err(|source| PullImageError::Put { image: name, source: Box::new(source) })?;
-        Ok(id)
-    }
-
-    /// Fetches what is not here yet, several layers at once, and commits them in order, lowest first. Returns the
-    /// topmost and the diff ids of all.
-    async fn fetch_layers(
-        self: &Arc<Self>,
-        name: &str,
-        image: &ResolvedImage,
-        counters: &PullCounters,
-    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
-        let (top, mut diff_ids) = self.present_layers(name, image).await?;
-        let mut pins: Vec<LayerPin> = top.into_iter().collect();
-        counters.begin(image.layers.iter().skip(diff_ids.len()).map(|layer| layer.size));
-        match self.fetch_missing(name, image, &mut diff_ids, &mut pins, counters).await {
-            Ok(()) => Ok((pins.pop(), diff_ids)),
-            Err(error) => {
-                self.drop_layers(pins).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Gives back the layers of a pull that failed, topmost first; those that others use stay.
-    async fn drop_layers(&self, mut pins: Vec<LayerPin>) {
-        let store = Arc::clone(&self.store);
-        blocking::run("remove layers", move || {
-            while let Some(pin) = pins.pop() {
-                let id = pin.id().clone();
-                drop(pin);
-                if let Err(error) = store.remove_layer_if_unused(&id) {
-                    tracing::warn!(layer = %id, error = %chain(&error), "a layer of a failed pull stays until the next start");
-                }
-            }
-        })
-        .await;
-    }
-
-    async fn fetch_missing(
-        self: &Arc<Self>,
-        name: &str,
-        image: &ResolvedImage,
-        diff_ids: &mut Vec<Digest>,
-        pins: &mut Vec<LayerPin>,
-        counters: &PullCounters,
-    ) -> Result<(), PullImageError> {
-        let present = diff_ids.len();
-        let missing: Vec<(usize, LayerBlob)> = image.layers.iter().cloned().enumerate().skip(present).collect();
-        let mut staged = stream::iter(missing.into_iter().map(|(index, layer)| {
-            let (node, name, image) = (Arc::clone(self), name.to_owned(), image.clone());
-            async move {
-                let staged = node.stage(&name, &image, &layer, counters).await?;
-                Ok::<_, PullImageError>((index, layer, staged))
-            }
-        }))
-        .buffer_unordered(LAYERS_AT_ONCE);
-        let mut waiting = BTreeMap::new();
-        let mut next = present;
-        while let Some(result) = staged.next().await {
-            let (index, layer, layer_staged) = result?;
-            waiting.insert(index, (layer, layer_staged));
-            while let Some((layer, layer_staged)) = waiting.remove(&next) {
-                let parent = pins.last().map(|pin| pin.id().clone());
-                diff_ids.push(layer_staged.contents().diff_id.clone());
-                pins.push(self.commit(name, layer, layer_staged, parent).await?);
-                counters.committed();
-                next += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// The lowest layers that are here already: the topmost of them, pinned, and the diff ids of all.
-    async fn present_layers(
-        &self,
-        name: &str,
-        image: &ResolvedImage,
-    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
-        let store = Arc::clone(&self.store);
-        let wanted: Vec<_> = image.layers.iter().map(|layer| (layer.diff_id.clone(), layer.digest.clone())).collect();
-        blocking::run("find layers", move || {
-            let mut top: Option<LayerPin> = None;
-            let mut diff_ids = Vec::new();
-            for (diff_id, blob) in wanted {
-                let parent = top.as_ref().map(LayerPin::id);
-                let found = match diff_id {
-                    Some(diff_id) => store.find_layer(parent, &diff_id)?.map(|pin| (pin, diff_id)),
-                    None => store.find_layer_of_blob(parent, &blob)?,
-                };
-                let Some((pin, diff_id)) = found else { break };
-                top = Some(pin);
-                diff_ids.push(diff_id);
-            }
-            Ok((top, diff_ids))
-        })
-        .await
-        .map_err(|source| PullImageError::Records { image: name.to_owned(), source })
-    }
-
-    /// One layer from the network onto disk, without a name yet.
-    async fn stage(
-        &self,
-        name: &str,
-        image: &ResolvedImage,
-        layer: &LayerBlob,
-        counters: &PullCounters,
-    ) -> Result<StagedLayer, PullImageError> {
-        let digest = layer.digest.to_string();
-        let blob_failed =
-            |source| PullImageError::Blob { image: name.to_owned(), layer: digest.clone(), source: Box::new(source) };
-        let blob = self.registry.open_blob(image, layer).await.map_err(blob_failed)?;
-        let store = Arc::clone(&self.store);
-        let unpack = move |chunks| store.stage_layer(chunks, StageOptions::default());
-        let (staged, fetched) = pump("unpack layer", blob, counters, unpack).await;
-        fetched.map_err(blob_failed)?;
-        staged.map_err(|source| PullImageError::Stage {
-            image: name.to_owned(),
-            layer: digest.clone(),
-            source: Box::new(source),
-        })
-    }
-
-    async fn commit(
-        &self,
-        name: &str,
-        layer: LayerBlob,
-        staged: StagedLayer,
-        parent: Option<LayerId>,
-    ) -> Result<LayerPin, PullImageError> {
-        let store = Arc::clone(&self.store);
-        let digest = layer.digest.to_string();
-        let expected = ExpectedLayer {
-            diff_id: layer.diff_id,
-            compressed_digest: layer.digest,
-            compressed_size: Some(layer.size),
-        };
-        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref(), &expected)).await.map_err(
-            |source| PullImageError::Commit { image: name.to_owned(), layer: digest, source: Box::new(source) },
-        )
+    /// The credentials of the daemon itself.
+    pub(crate) fn credentials(&self) -> Result<Credentials, PullImageError> {
+        self.puller.credentials(None, None)
     }
 }
 
-/// Reads a blob from the network into `work`, which may block; what each of the two ends had to say.
-pub(crate) async fn pump<T: Send + 'static>(
-    label: &'static str,
-    mut blob: BlobStream,
-    counters: &PullCounters,
-    work: impl FnOnce(Chunks) -> T + Send + 'static,
-) -> (T, Result<(), BlobError>) {
-    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
-    let working = blocking::run(label, move || work(Chunks { receiver, current: Bytes::new() }));
-    let fetching = async move {
-        while let Some(chunk) = blob.next_chunk().await {
-            let chunk = chunk?;
-            counters.arrived(chunk.len());
-            // A receiver that has gone has its own, better reason.
-            if sender.send(chunk).await.is_err() {
-                break;
-            }
-        }
-        Ok::<_, BlobError>(())
-    };
-    tokio::join!(working, fetching)
-}
-
-/// Chunks from the network as a reader for the thread that unpacks.
-///
-/// A sender that goes away looks like the end of the bytes; the digest then tells a whole layer from a torn one.
-pub(crate) struct Chunks {
-    receiver: mpsc::Receiver<Bytes>,
-    current: Bytes,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.current = chunk,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
+/// The files that are asked for a login: one and no other, or those of the user.
+pub(crate) fn auth_files(global: Option<&PathBuf>, instead: Option<PathBuf>) -> AuthFiles {
+    match instead.or_else(|| global.cloned()) {
+        Some(path) => AuthFiles::only(path),
+        None => AuthFiles::standard(&EnvironmentPaths::from_environment()),
     }
 }
 
@@ -478,21 +329,6 @@ fn fingerprint(auth: Option<&RequestAuth>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn chunks_read_as_one_stream() {
-        let (sender, receiver) = mpsc::channel(4);
-        for chunk in [&b"ab"[..], b"", b"cde"] {
-            sender.send(Bytes::copy_from_slice(chunk)).await.expect("is received");
-        }
-        drop(sender);
-        let text = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            Chunks { receiver, current: Bytes::new() }.read_to_string(&mut text).expect("reads");
-            text
-        });
-        assert_eq!(text.await.expect("runs"), "abcde");
-    }
 
     #[test]
     fn different_credentials_are_different_pulls() {

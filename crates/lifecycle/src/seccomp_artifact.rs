@@ -135,7 +135,7 @@ impl Node {
 
     async fn fetch_profile(&self, text: &str, reference: Reference) -> Result<Artifact, SeccompArtifactError> {
         let own = || text.to_owned();
-        let credentials = self.credentials(None)?;
+        let credentials = self.credentials()?;
         let source = Source::Registry(reference);
         let resolved = self
             .registry
@@ -149,7 +149,7 @@ impl Node {
         if !(1..=PROFILE_MAX_BYTES).contains(&size) {
             return Err(SeccompArtifactError::Size { reference: own(), size });
         }
-        let id = self.pull_artifact(text, resolved, &PullCounters::default()).await?;
+        let id = self.puller.pull_artifact(text, resolved, &PullCounters::default()).await?;
         let found = self.find_artifact(id.as_str()).await?;
         let (artifact, _) = found.ok_or_else(|| ImagesError::Absent { name: own() })?;
         Ok(artifact)

@@ -20,6 +20,7 @@ use state_store::spec::load_spec;
 use state_store::state::load_state;
 use thiserror::Error;
 
+use crate::puller::LEFTOVERS_KEPT;
 use crate::undo::chain;
 
 /// Layers nothing uses count as damage when they are older. Source: containers/storage.
@@ -81,6 +82,7 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
         driver_priority: storage.driver_priority.clone(),
         driver_options: root.storage_option.clone(),
         volatile_mounts: if storage.disable_volatile { VolatileMounts::Disabled } else { VolatileMounts::Allowed },
+        keep_pending: LEFTOVERS_KEPT,
         ..StoreOptions::default()
     }
 }

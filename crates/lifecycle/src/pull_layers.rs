@@ -1,0 +1,480 @@
+//! The layers of an image: fetched once whoever needs them, unpacked side by side, committed lowest first.
+//!
+//! Of several pulls that need the same layer on the same layers below, one fetches it and the others take it when it is
+//! committed. The same content on other layers below is copied from the store: from a layer that was there, or from one
+//! that another pull has just fetched.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use domain::digest::Digest;
+use domain::id::LayerId;
+use futures_util::stream;
+use futures_util::{FutureExt, StreamExt};
+use image_pull::{BlobError, BlobStream, LayerBlob, ResolvedImage};
+use image_store::{ExpectedLayer, LayerPin, StageError, StageOptions, StagedLayer, Store, layer_id};
+use tokio::sync::mpsc;
+
+use crate::blocking;
+use crate::claims::{Claimed, Claims};
+use crate::pull_image::PullImageError;
+use crate::pull_progress::{LayerCounter, LayerState, PullCounters};
+use crate::puller::Puller;
+use crate::undo::chain;
+
+/// Layers of one pull that are fetched and unpacked at once. Source: CRI-O.
+pub(crate) const LAYERS_AT_ONCE: usize = 6;
+/// Chunks between the network and the unpacking thread of one layer: enough to keep both busy.
+const CHUNKS_WAITING_MAX: usize = 16;
+/// How long the same content under way elsewhere is waited for, before it is fetched after all. Somebody else's slow
+/// registry must not hold up a pull for ever.
+const ELSEWHERE_MAX: Duration = Duration::from_secs(300);
+/// Bytes of a layer's tar that are copied at a time, and pieces on their way from reading to unpacking.
+const COPY_BYTES: usize = 256 << 10;
+const COPIES_WAITING_MAX: usize = 4;
+
+/// What is being fetched now, by all pulls.
+#[derive(Debug, Default)]
+pub(crate) struct LayersUnderWay {
+    /// A content on the layers below it.
+    layers: Claims<LayerId>,
+    /// A content on whatever is below, by its diff id.
+    contents: Claims<Digest>,
+}
+
+/// A layer that is no longer missing.
+enum Arrived {
+    /// In the store, with this diff id.
+    Here(LayerPin, Digest),
+    /// On disk, without a place yet.
+    Staged(Box<OnDisk>),
+}
+
+/// A layer without a place. Others wait for it as long as the claims live.
+struct OnDisk {
+    staged: StagedLayer,
+    expected: ExpectedLayer,
+    claims: Option<Claim>,
+}
+
+/// The right to a layer, and to its content wherever else it is wanted.
+type Claim = (Claimed<LayerId>, Option<Claimed<Digest>>);
+
+/// An image whose layers are fetched.
+struct Wanted<'a> {
+    name: &'a str,
+    image: &'a ResolvedImage,
+    /// Of each layer, the identity it will have; unknown from the first on whose diff id is (schema 1).
+    ids: Vec<Option<LayerId>>,
+    /// Layers that were here, lowest first.
+    present: usize,
+    counters: Arc<[LayerCounter]>,
+}
+
+impl Wanted<'_> {
+    fn counter(&self, index: usize) -> &LayerCounter {
+        &self.counters[index - self.present]
+    }
+}
+
+/// Whether having a layer's content is all there is to it. What is encrypted is for those with a key only, who prove that
+/// they have it by decrypting.
+fn is_shared(layer: &LayerBlob) -> bool {
+    !layer.media_type.ends_with("+encrypted")
+}
+
+/// The identity each layer has, lowest first.
+fn ids_of(image: &ResolvedImage) -> Vec<Option<LayerId>> {
+    let mut ids: Vec<Option<LayerId>> = Vec::new();
+    for layer in &image.layers {
+        let id = match (ids.last(), &layer.diff_id) {
+            (Some(Some(below)), Some(diff_id)) => Some(layer_id(Some(below), diff_id)),
+            (None, Some(diff_id)) => Some(layer_id(None, diff_id)),
+            _ => None,
+        };
+        ids.push(id);
+    }
+    ids
+}
+
+impl Puller {
+    /// Fetches what is not here yet, several layers at once, and commits them in order, lowest first. Returns the
+    /// topmost and the diff ids of all.
+    pub(crate) async fn fetch_layers(
+        &self,
+        name: &str,
+        image: &ResolvedImage,
+        counters: &PullCounters,
+    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
+        let ids = ids_of(image);
+        let (top, mut diff_ids) = self.present_layers(name, image).await?;
+        let present = diff_ids.len();
+        let missing = image.layers.iter().skip(present);
+        let counters = counters.begin(missing.map(|layer| (layer.digest.to_string(), layer.size)));
+        let mut pins: Vec<LayerPin> = top.into_iter().collect();
+        let wanted = Wanted { name, image, ids, present, counters };
+        match self.fetch_missing(&wanted, &mut pins, &mut diff_ids).await {
+            Ok(()) => Ok((pins.pop(), diff_ids)),
+            Err(error) => {
+                // What came before a line broke is whole, and the next attempt finds it.
+                if !matches!(error, PullImageError::Blob { .. }) {
+                    self.drop_layers(pins).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back the layers of a pull that failed, topmost first; those that others use stay.
+    async fn drop_layers(&self, mut pins: Vec<LayerPin>) {
+        let store = Arc::clone(&self.store);
+        blocking::run("remove layers", move || {
+            while let Some(pin) = pins.pop() {
+                let id = pin.id().clone();
+                drop(pin);
+                if let Err(error) = store.remove_layer_if_unused(&id) {
+                    tracing::warn!(layer = %id, error = %chain(&error), "a layer of a failed pull stays for now");
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn fetch_missing(
+        &self,
+        wanted: &Wanted<'_>,
+        pins: &mut Vec<LayerPin>,
+        diff_ids: &mut Vec<Digest>,
+    ) -> Result<(), PullImageError> {
+        let missing = wanted.present..wanted.image.layers.len();
+        let mut arriving =
+            stream::iter(missing.map(|index| {
+                async move { Ok::<_, PullImageError>((index, self.arrive(wanted, index).await?)) }.boxed()
+            }))
+            .buffer_unordered(LAYERS_AT_ONCE);
+        let mut waiting = BTreeMap::new();
+        let mut next = wanted.present;
+        while let Some(result) = arriving.next().await {
+            let (index, arrived) = result?;
+            waiting.insert(index, arrived);
+            while let Some(arrived) = waiting.remove(&next) {
+                pins.push(match arrived {
+                    Arrived::Here(pin, diff_id) => {
+                        diff_ids.push(diff_id);
+                        pin
+                    }
+                    Arrived::Staged(on_disk) => {
+                        let OnDisk { staged, expected, claims } = *on_disk;
+                        diff_ids.push(staged.contents().diff_id.clone());
+                        let parent = pins.last().map(|pin| pin.id().clone());
+                        let pin = self.commit(wanted, next, staged, parent, expected).await?;
+                        drop(claims);
+                        self.registry.forget_partial(&wanted.image.layers[next].digest).await;
+                        pin
+                    }
+                });
+                wanted.counter(next).set(LayerState::Done);
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The lowest layers that are here already: the topmost of them, pinned, and the diff ids of all.
+    async fn present_layers(
+        &self,
+        name: &str,
+        image: &ResolvedImage,
+    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
+        let store = Arc::clone(&self.store);
+        let shared = image.layers.iter().take_while(|layer| is_shared(layer));
+        let wanted: Vec<_> = shared.map(|layer| (layer.diff_id.clone(), layer.digest.clone())).collect();
+        blocking::run("find layers", move || {
+            let mut top: Option<LayerPin> = None;
+            let mut diff_ids = Vec::new();
+            for (diff_id, blob) in wanted {
+                let parent = top.as_ref().map(LayerPin::id);
+                let found = match diff_id {
+                    Some(diff_id) => store.find_layer(parent, &diff_id)?.map(|pin| (pin, diff_id)),
+                    None => store.find_layer_of_blob(parent, &blob)?,
+                };
+                let Some((pin, diff_id)) = found else { break };
+                top = Some(pin);
+                diff_ids.push(diff_id);
+            }
+            Ok((top, diff_ids))
+        })
+        .await
+        .map_err(|source| PullImageError::Records { image: name.to_owned(), source })
+    }
+
+    /// One layer, from whoever has it first: another pull, the store, the network.
+    ///
+    /// Waiting for others cannot go round in circles: what others fetch was claimed before it was waited for here, and
+    /// waits in turn only for what was claimed before that. After a claim that came to nothing nothing is waited for but
+    /// the same layer, whose layers below are the same in both pulls.
+    async fn arrive(&self, wanted: &Wanted<'_>, index: usize) -> Result<Arrived, PullImageError> {
+        let layer = &wanted.image.layers[index];
+        let counter = wanted.counter(index);
+        let (Some(id), Some(diff_id)) = (&wanted.ids[index], &layer.diff_id) else {
+            return self.fetch(wanted, index, None).await;
+        };
+        if !is_shared(layer) {
+            return self.fetch(wanted, index, None).await;
+        }
+        let mut has_waited = false;
+        let claim = loop {
+            match self.under_way.layers.claim(id) {
+                Ok(claim) => break claim,
+                Err(elsewhere) => {
+                    counter.set(LayerState::Shared);
+                    has_waited = true;
+                    elsewhere.ended().await;
+                }
+            }
+        };
+        if has_waited && let Some(pin) = self.find_layer(wanted, index, diff_id).await? {
+            return Ok(Arrived::Here(pin, diff_id.clone()));
+        }
+        let content = match self.under_way.contents.claim(diff_id) {
+            Ok(content) => Some(content),
+            Err(elsewhere) if !has_waited => {
+                counter.set(LayerState::Shared);
+                let _ = tokio::time::timeout(ELSEWHERE_MAX, elsewhere.ended()).await;
+                self.under_way.contents.claim(diff_id).ok()
+            }
+            Err(_) => None,
+        };
+        match self.copy(diff_id, counter).await {
+            Some(staged) => {
+                // The same content, but as a plain tar: that is what the record says of it.
+                let expected = ExpectedLayer {
+                    diff_id: Some(diff_id.clone()),
+                    compressed_digest: diff_id.clone(),
+                    compressed_size: None,
+                };
+                counter.set(LayerState::Unpacked);
+                Ok(Arrived::Staged(Box::new(OnDisk { staged, expected, claims: Some((claim, content)) })))
+            }
+            None => self.fetch(wanted, index, Some((claim, content))).await,
+        }
+    }
+
+    async fn find_layer(
+        &self,
+        wanted: &Wanted<'_>,
+        index: usize,
+        diff_id: &Digest,
+    ) -> Result<Option<LayerPin>, PullImageError> {
+        let (store, diff_id) = (Arc::clone(&self.store), diff_id.clone());
+        let parent = index.checked_sub(1).and_then(|below| wanted.ids[below].clone());
+        blocking::run("find layer", move || store.find_layer(parent.as_ref(), &diff_id))
+            .await
+            .map_err(|source| PullImageError::Records { image: wanted.name.to_owned(), source })
+    }
+
+    /// A layer with the same content on other layers below, unpacked once more; `None` if there is none that is whole.
+    async fn copy(&self, diff_id: &Digest, counter: &LayerCounter) -> Option<StagedLayer> {
+        let (store, content) = (Arc::clone(&self.store), diff_id.clone());
+        let from = blocking::run("find content", move || {
+            let layers = store.layers().unwrap_or_default();
+            layers.into_iter().find(|known| known.diff_id.as_ref() == Some(&content)).map(|known| known.id)
+        })
+        .await?;
+        counter.set(LayerState::Copying);
+        let (store, source) = (Arc::clone(&self.store), from.clone());
+        let copied = blocking::run_apart("copy layer", move || copy_layer(&store, &source)).await;
+        match copied {
+            Ok(staged) if staged.contents().diff_id == *diff_id => Some(staged),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::info!(layer = %from, error = %chain(&*error), "a layer of the store cannot be copied and is fetched");
+                None
+            }
+        }
+    }
+
+    /// One layer from the network onto disk, without a name yet.
+    async fn fetch(&self, wanted: &Wanted<'_>, index: usize, claims: Option<Claim>) -> Result<Arrived, PullImageError> {
+        let layer = &wanted.image.layers[index];
+        let (staged, kept) = self.stage(wanted, index).await?;
+        let is_right = staged.as_ref().is_ok_and(|staged| staged.contents().compressed_digest == layer.digest);
+        if !is_right {
+            self.registry.forget_partial(&layer.digest).await;
+        }
+        // What an earlier attempt had kept may be to blame: once more, all of it from the registry.
+        let staged = if is_right || kept == 0 { staged } else { self.stage(wanted, index).await?.0 };
+        let staged = staged.map_err(|source| PullImageError::Stage {
+            image: wanted.name.to_owned(),
+            layer: layer.digest.to_string(),
+            source: Box::new(source),
+        })?;
+        wanted.counter(index).set(LayerState::Unpacked);
+        let expected = ExpectedLayer {
+            diff_id: layer.diff_id.clone(),
+            compressed_digest: layer.digest.clone(),
+            compressed_size: Some(layer.size),
+        };
+        Ok(Arrived::Staged(Box::new(OnDisk { staged, expected, claims })))
+    }
+
+    /// Fetches and unpacks; also how many of the bytes an earlier attempt had kept.
+    async fn stage(
+        &self,
+        wanted: &Wanted<'_>,
+        index: usize,
+    ) -> Result<(Result<StagedLayer, StageError>, u64), PullImageError> {
+        let (layer, counter) = (&wanted.image.layers[index], wanted.counter(index));
+        let blob_failed = |source| PullImageError::Blob {
+            image: wanted.name.to_owned(),
+            layer: layer.digest.to_string(),
+            source: Box::new(source),
+        };
+        let blob = self.registry.open_blob(wanted.image, layer).await.map_err(blob_failed)?;
+        let kept = blob.kept();
+        counter.fetches(blob.progress());
+        let store = Arc::clone(&self.store);
+        let unpack = move |chunks| store.stage_layer(chunks, StageOptions::default());
+        let (staged, fetched) = pump("unpack layer", blob, counter, unpack).await;
+        fetched.map_err(blob_failed)?;
+        Ok((staged, kept))
+    }
+
+    async fn commit(
+        &self,
+        wanted: &Wanted<'_>,
+        index: usize,
+        staged: StagedLayer,
+        parent: Option<LayerId>,
+        expected: ExpectedLayer,
+    ) -> Result<LayerPin, PullImageError> {
+        let store = Arc::clone(&self.store);
+        let digest = wanted.image.layers[index].digest.to_string();
+        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref(), &expected)).await.map_err(
+            |source| PullImageError::Commit { image: wanted.name.to_owned(), layer: digest, source: Box::new(source) },
+        )
+    }
+}
+
+/// Puts the tar of a layer together and unpacks it at the same time.
+fn copy_layer(store: &Store, from: &LayerId) -> Result<StagedLayer, Box<dyn std::error::Error + Send + Sync>> {
+    let (sender, receiver) = sync_channel(COPIES_WAITING_MAX);
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().name("read layer".to_owned()).spawn_scoped(scope, move || {
+            let mut output = io::BufWriter::with_capacity(COPY_BYTES, Pieces(sender.clone()));
+            let read = store.write_layer_tar(from, &mut output);
+            let flushed = output.flush();
+            // The other side must not take a torn tar for a whole one.
+            if read.is_err() || flushed.is_err() {
+                let _ = sender.send(Err(io::Error::other("the layer could not be read")));
+            }
+            read.map(drop)
+        })?;
+        let staged = store.stage_layer(Copied { receiver, current: Bytes::new() }, StageOptions::default());
+        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(staged?)
+    })
+}
+
+/// The writing end between two threads.
+struct Pieces(SyncSender<io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let sent = self.0.send(Ok(Bytes::copy_from_slice(buffer)));
+        sent.map(|()| buffer.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The reading end.
+struct Copied {
+    receiver: Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for Copied {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.recv() {
+                Ok(piece) => self.current = piece?,
+                Err(_) => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Reads a blob from the network into `work`, which may block; what each of the two ends had to say.
+pub(crate) async fn pump<T: Send + 'static>(
+    label: &'static str,
+    mut blob: BlobStream,
+    counter: &LayerCounter,
+    work: impl FnOnce(Chunks) -> T + Send + 'static,
+) -> (T, Result<(), BlobError>) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+    let working = blocking::run_apart(label, move || work(Chunks { receiver, current: Bytes::new() }));
+    let fetching = async move {
+        while let Some(chunk) = blob.next_chunk().await {
+            let chunk = chunk?;
+            counter.arrived(chunk.len());
+            // A receiver that has gone has its own, better reason.
+            if sender.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        Ok::<_, BlobError>(())
+    };
+    tokio::join!(working, fetching)
+}
+
+/// Chunks from the network as a reader for the thread that unpacks.
+///
+/// A sender that goes away looks like the end of the bytes; the digest then tells a whole layer from a torn one.
+pub(crate) struct Chunks {
+    receiver: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.current = chunk,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_read_as_one_stream() {
+        let (sender, receiver) = mpsc::channel(4);
+        for chunk in [&b"ab"[..], b"", b"cde"] {
+            sender.send(Bytes::copy_from_slice(chunk)).await.expect("is received");
+        }
+        drop(sender);
+        let text = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            Chunks { receiver, current: Bytes::new() }.read_to_string(&mut text).expect("reads");
+            text
+        });
+        assert_eq!(text.await.expect("runs"), "abcde");
+    }
+}
