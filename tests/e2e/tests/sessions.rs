@@ -222,7 +222,9 @@ fn run_clients(world: &World, targets: &Targets, count: usize) {
 }
 
 /// What the daemon holds for sessions: descriptors, tasks, and the processes of the world.
-fn held(world: &World) -> (usize, u64, Vec<String>) {
+type Held = (usize, u64, Vec<String>);
+
+fn held(world: &World) -> Held {
     let descriptors = tools::names(format!("/proc/{}/fd", world.daemon_pid())).len();
     let reports = || tools::read(world.path("crio.log")).matches("asked for a report").count();
     let before = reports();
@@ -267,11 +269,13 @@ fn clients_that_vanish_stall_or_talk_nonsense_leave_nothing_behind() {
         run_clients(world, &targets, count);
         let ended = Instant::now();
         let mut after = held(world);
-        while after != before && ended.elapsed() < LEFT_LIMIT {
+        // Less is fine: the connection over which the image came is kept for a while only.
+        let is_left = |after: &Held| after.0 > before.0 || after.1 > before.1 || after.2 != before.2;
+        while is_left(&after) && ended.elapsed() < LEFT_LIMIT {
             std::thread::sleep(Duration::from_millis(100));
             after = held(world);
         }
-        assert_eq!(after, before, "descriptors, tasks and processes after {count} sessions and before");
+        assert!(!is_left(&after), "after {count} sessions {after:?}, before {before:?}");
         let growth = world.daemon_resident_kib().saturating_sub(resident);
         tools::say(&format!("{count} sessions: nothing left after {:?}, {growth} KiB more", ended.elapsed()));
         assert!(growth < GROWTH_MAX_KIB, "{growth} KiB more than {resident} KiB after {count} sessions");
