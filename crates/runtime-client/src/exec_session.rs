@@ -127,6 +127,7 @@ impl RuntimeHandler {
         durable::replace(&files.0.0, process, 0o600, durable::Durability::Volatile)
             .map_err(|error| failed(io::Error::other(error)))?;
         let (process_file, pid_file) = (files.0.0.clone(), files.1.0.clone());
+        let mut files = Some(files);
         let command = |options: &[&OsStr]| self.exec_command(container, &process_file, &pid_file, options, placement);
         let mut session = match streams {
             SessionStreams::Pipes { has_stdin, has_stdout, has_stderr } => {
@@ -135,7 +136,7 @@ impl RuntimeHandler {
             SessionStreams::Terminal if refuses_console_socket(&self.runtime) => {
                 command(&[OsStr::new("--tty")]).and_then(with_our_terminal)
             }
-            SessionStreams::Terminal => match with_console_socket(command, directory).await {
+            SessionStreams::Terminal => match with_console_socket(command, directory, &mut files).await {
                 Ok(Some(session)) => Ok(session),
                 Ok(None) => {
                     note_refusal(&self.runtime);
@@ -145,7 +146,9 @@ impl RuntimeHandler {
             },
         }
         .map_err(failed)?;
-        session.files = Some(files);
+        if files.is_some() {
+            session.files = files;
+        }
         Ok(session)
     }
 }
@@ -289,6 +292,7 @@ fn with_our_terminal(mut command: Command) -> io::Result<ExecSession> {
 async fn with_console_socket(
     command: impl Fn(&[&OsStr]) -> io::Result<Command>,
     directory: &Path,
+    files: &mut Option<(Temporary, Temporary)>,
 ) -> io::Result<Option<ExecSession>> {
     static SEQUENCE: AtomicU64 = AtomicU64::new(0);
     // Bundles have longer paths than a socket's address can hold.
@@ -309,34 +313,34 @@ async fn with_console_socket(
     let (complaint, complaint_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     command.descriptor(null.as_fd(), 0)?.descriptor(null.as_fd(), 1)?;
     command.descriptor(complaint_writer.as_fd(), 2)?;
-    let mut child = Waiting::new(command.spawn()?)?;
+    // Whoever gives up from here on ends the runtime in its own way: killed at once, crun leaves a mount behind.
+    let child = Waiting::new(command.spawn()?)?;
+    let mut session = session(child, SessionStdio::Pipes { stdin: None, stdout: None, stderr: None });
+    session.files = files.take();
     drop((command, complaint_writer));
     let waiting = async {
         tokio::select! {
             biased;
-            master = receive(&listener) => master.map(|master| (Some(master), None)),
-            status = child.wait() => {
-                let status = status?;
+            master = receive(&listener) => master.map(Some),
+            ended = session.wait() => {
+                ended?;
                 // A program that is done already may have its terminal on the way.
-                let late = tokio::time::timeout(MESSAGE_LAG, receive(&listener)).await.ok().and_then(Result::ok);
-                Ok((late, Some(status)))
+                Ok(tokio::time::timeout(MESSAGE_LAG, receive(&listener)).await.ok().and_then(Result::ok))
             }
         }
     };
-    let (master, status) = tokio::time::timeout(TERMINAL_LIMIT, waiting)
+    let master = tokio::time::timeout(TERMINAL_LIMIT, waiting)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the runtime made no terminal"))??;
     let Some(master) = master else {
-        let said = read_now(&complaint);
-        if String::from_utf8_lossy(&said).contains("cannot use console socket") {
+        session.said = read_now(&complaint);
+        if String::from_utf8_lossy(&session.said).contains("cannot use console socket") {
+            *files = session.files.take();
             return Ok(None);
         }
-        let mut session = session(child, SessionStdio::Pipes { stdin: None, stdout: None, stderr: None });
-        (session.status, session.said) = (status, said);
         return Ok(Some(session));
     };
-    let mut session = session(child, SessionStdio::Terminal(master.try_clone()?));
-    session.status = status;
+    session.stdio = Some(SessionStdio::Terminal(master.try_clone()?));
     session.terminal = Some((master, Holder::Program));
     session.complaint = Some(complaint);
     Ok(Some(session))

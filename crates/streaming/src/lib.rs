@@ -30,7 +30,7 @@ pub use backend::{
     ProgramEnd, Refusal, Stdio, Streams,
 };
 pub use remote_command::fuzz_sizes;
-pub use server::{BindError, Options, Server, Streaming};
+pub use server::{BindError, Options, Server, Streaming, fuzz_requests};
 pub use spdy::fuzz_frames;
 pub use tls::{TlsError, TlsOptions, TlsVersion};
 pub use tokens::PrepareError;

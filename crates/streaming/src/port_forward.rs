@@ -122,10 +122,11 @@ async fn dial(socket: OwnedFd, address: IpAddr, port: u16) -> io::Result<TcpStre
 }
 
 /// Why a client's stream is no half of a forwarded connection.
-type Malformed = &'static str;
+pub(crate) type Malformed = &'static str;
 
+/// What one stream of a forwarded connection carries.
 #[derive(Debug, PartialEq, Eq)]
-enum Half {
+pub(crate) enum Half {
     Data,
     Error,
 }
@@ -133,7 +134,7 @@ enum Half {
 /// Which half of which connection a stream is.
 ///
 /// Old clients send no request id; their error stream comes right before its data stream.
-fn half_of(headers: &spdy::Headers, stream: u32) -> Result<(String, Half, u16), Malformed> {
+pub(crate) fn half_of(headers: &spdy::Headers, stream: u32) -> Result<(String, Half, u16), Malformed> {
     let port = spdy::find(headers, "port").ok_or("a stream without a port")?;
     let port = port.parse().ok().filter(|port| *port > 0).ok_or("a stream whose port is no port")?;
     let (half, error_stream) = match spdy::find(headers, "streamtype") {

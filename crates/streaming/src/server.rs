@@ -487,6 +487,28 @@ async fn run_command(backend: Arc<dyn Backend>, session: Session, channels: Chan
     }
 }
 
+/// Reads bytes as a client's request would be: a query, then headers, a line each. For fuzzing.
+pub fn fuzz_requests(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (query, lines) = text.split_once('\n').unwrap_or((&text, ""));
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.lines().filter_map(|line| line.split_once(':')).take(100) {
+        if let (Ok(name), Ok(value)) = (name.trim().parse::<HeaderName>(), value.trim().parse()) {
+            headers.append(name, value);
+        }
+    }
+    let streams = Streams { has_terminal: true, ..NO_STREAMS };
+    for session in [
+        Session::Exec(ExecRequest { container: String::new(), command: Vec::new(), streams }),
+        Session::PortForward(PortForwardRequest { sandbox: String::new(), ports: vec![80] }),
+    ] {
+        if let Ok((answer, Upgrade::WebSocketPorts(ports, _))) = negotiate(&headers, &session, query) {
+            assert!(!ports.is_empty() && ports.len() <= PORTS_MAX, "channels have numbers up to 255");
+            assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS, "what is agreed on is told");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

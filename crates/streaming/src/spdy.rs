@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::connection::{Protocol, Receiver};
+use crate::port_forward;
 use crate::queue::{self, Feeder, Input, Room, STREAM_MAX_BYTES};
 use crate::stream::{Framing, Outbox, Outgoing, Output, PIECE_MAX_BYTES, Windows};
 pub(crate) use frame::data;
@@ -218,8 +219,12 @@ pub fn fuzz_frames(bytes: &[u8]) {
         rest = after;
         let Head::Control { kind, flags, .. } = head else { continue };
         match frame::parse_control(kind, flags, body) {
-            Ok(Control::SynStream { block, .. } | Control::Headers { block }) if reader.read(&block).is_ok() => {}
-            Ok(Control::SynStream { .. } | Control::Headers { .. }) | Err(_) => return,
+            Ok(Control::SynStream { stream, block, .. }) => match reader.read(&block) {
+                Ok(headers) => _ = port_forward::half_of(&headers, stream),
+                Err(_) => return,
+            },
+            Ok(Control::Headers { block }) if reader.read(&block).is_err() => return,
+            Err(_) => return,
             Ok(_) => {}
         }
     }

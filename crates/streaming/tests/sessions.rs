@@ -105,3 +105,131 @@ async fn a_client_that_leaves_takes_its_program_with_it() {
         }
     }
 }
+
+/// The payload of the next message.
+async fn receive(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 2];
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut head)).await.expect("comes").expect("comes");
+    let length = match head[1] {
+        126 => usize::from(stream.read_u16().await.expect("comes")),
+        short => usize::from(short),
+    };
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await.expect("comes");
+    payload
+}
+
+/// A frame with a mask of zeros, of this kind.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("is short");
+    [&[0x80 | kind, 0x80 | length, 0, 0, 0, 0], payload].concat()
+}
+
+#[tokio::test]
+async fn channels_are_bytes_or_text_as_the_client_asks() {
+    let (streaming, _) = start().await;
+    let (text, binary) = (1, 2);
+    for (protocol, kind, sent, back, end) in [
+        ("v5.channel.k8s.io", binary, &b"\0hi"[..], &b"\x01hi"[..], &b"\x03{"[..]),
+        ("v4.channel.k8s.io", binary, b"\0hi", b"\x01hi", b"\x03{"),
+        ("channel.k8s.io", binary, b"\0hi", b"\x01hi", b"\x03command terminated"),
+        ("", binary, b"\0hi", b"\x01hi", b"\x03command terminated"),
+        ("v4.base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3eyJ"),
+        ("base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3Y29tbWFuZC"),
+        ("v9.channel.k8s.io, v4.base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3eyJ"),
+    ] {
+        let chosen = protocol.rsplit(", ").next().filter(|name| !name.is_empty());
+        let named = if protocol.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {protocol}\r\n") };
+        let plain = WEBSOCKET.split("Sec-WebSocket-Protocol").next().expect("has a beginning").to_owned();
+        let (mut stream, head) = ask(&exec_url(&streaming, 100), &(plain + &named)).await;
+        let told = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+        assert_eq!(told, chosen, "{protocol}: {head}");
+        assert_eq!(receive(&mut stream).await.len(), 1, "{protocol}: a greeting");
+        stream.write_all(&frame(9, b"beat")).await.expect("sends");
+        assert_eq!(receive(&mut stream).await, b"beat", "{protocol}: the answer to a ping");
+        stream.write_all(&frame(kind, sent)).await.expect("sends");
+        assert_eq!(receive(&mut stream).await, back, "{protocol}");
+        let said = receive(&mut stream).await;
+        assert!(said.starts_with(end), "{protocol}: {}", said.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn frames_that_break_the_rules_end_the_session_with_the_reason() {
+    let (streaming, running) = start().await;
+    for (bytes, code) in [
+        (&[0x82, 3, 0, 1, 2, 3][..], 1002_u16),
+        (&[0xc2, 0x80, 0, 0, 0, 0], 1002),
+        (&[0x80, 0x80, 0, 0, 0, 0], 1002),
+        (&[0x82, 0xff, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0], 1009),
+    ] {
+        let (mut stream, _) = ask(&exec_url(&streaming, 60_000), WEBSOCKET).await;
+        stream.write_all(bytes).await.expect("sends");
+        let mut all = Vec::new();
+        tokio::time::timeout(LIMIT, stream.read_to_end(&mut all)).await.expect("ends").expect("ends well");
+        assert!(all.ends_with(&[&[0x88, 2][..], &code.to_be_bytes()].concat()), "{bytes:?}: {all:?}");
+    }
+    assert_eq!(running.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_over_channels_and_through_a_tunnel() {
+    let (streaming, _) = start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("is bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                tokio::io::copy(&mut reader, &mut writer).await
+            });
+        }
+    });
+    let prepare = |ports: &[u16]| {
+        let request = streaming::PortForwardRequest { sandbox: "s".to_owned(), ports: ports.to_vec() };
+        streaming.port_forward_url(request).expect("is prepared")
+    };
+    let protocol = |name: &str| WEBSOCKET.replace("v5.channel.k8s.io", name);
+
+    // Two ports: each has a channel for bytes and one for errors, and both begin with its number.
+    let (mut stream, head) = ask(&prepare(&[port, port]), &protocol("v4.channel.k8s.io")).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    for channel in 0..4 {
+        assert_eq!(receive(&mut stream).await, [&[channel][..], &port.to_le_bytes()].concat());
+    }
+    for (channel, text) in [(2, &b"second"[..]), (0, b"first")] {
+        stream.write_all(&message(channel, text)).await.expect("sends");
+        assert_eq!(receive(&mut stream).await, [&[channel], text].concat());
+    }
+
+    // SPDY within messages, cut anywhere.
+    let (mut stream, head) = ask(&prepare(&[]), &protocol("SPDY/3.1+portforward.k8s.io")).await;
+    assert!(head.contains("sec-websocket-protocol: SPDY/3.1+portforward.k8s.io"), "{head}");
+    let mut frames = Vec::new();
+    for (id, kind) in [(1_u32, "error"), (3, "data")] {
+        frames.extend(syn_stream(id, &[("streamtype", kind), ("port", &port.to_string()), ("requestid", "0")]));
+    }
+    frames.extend([&[0, 0, 0, 3, 0, 0, 0, 5][..], b"hello"].concat());
+    for piece in frames.chunks(7) {
+        stream.write_all(&frame(2, piece)).await.expect("sends");
+    }
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\0\0\0\x03\0\0\0\x05hello") {
+        heard.extend(receive(&mut stream).await);
+    }
+}
+
+/// Opens a stream; its headers are packed as they are.
+fn syn_stream(id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+    let word = |length: usize| u32::try_from(length).expect("short").to_be_bytes();
+    let mut list = word(headers.len()).to_vec();
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        list.extend(word(text.len()));
+        list.extend_from_slice(text.as_bytes());
+    }
+    let length = u16::try_from(list.len()).expect("short");
+    // The first block begins with the head of zlib.
+    let zlib: &[u8] = if id == 1 { &[0x78, 0x01, 0] } else { &[0] };
+    let body = [&id.to_be_bytes()[..], &[0; 6], zlib, &length.to_le_bytes(), &(!length).to_le_bytes(), &list].concat();
+    [&[0x80, 3, 0, 1][..], &word(body.len()), &body].concat()
+}

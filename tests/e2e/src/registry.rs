@@ -162,7 +162,7 @@ impl Drop for Registry {
 }
 
 /// An authority and a server certificate of it for 127.0.0.1.
-fn make_certificate(directory: &Path) {
+pub fn make_certificate(directory: &Path) {
     let openssl = |arguments: &str| {
         let mut command = Command::new("openssl");
         tools::run(command.args(arguments.split_whitespace()).current_dir(directory));

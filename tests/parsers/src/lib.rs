@@ -88,6 +88,7 @@ targets! {
     netlink_attributes, PURE, |bytes| _ = netlink::fuzz_attributes(bytes);
     monitor_control, PURE, monitor::fuzz_control_lines;
     log_line, PURE, |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| _ = crioctl::log_line::parse(line));
+    streaming_requests, PURE, streaming::fuzz_requests;
     spdy_frames, PURE, streaming::fuzz_frames;
     websocket_messages, PURE, streaming::fuzz_messages;
     terminal_sizes, PURE, streaming::fuzz_sizes;
