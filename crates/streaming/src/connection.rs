@@ -105,8 +105,12 @@ impl Receiver {
 
     /// `count` bytes; the caller bounds them.
     pub(crate) async fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; count];
-        self.exact(&mut bytes).await?;
+        let mut bytes = Vec::with_capacity(count);
+        while bytes.len() < count {
+            self.fill().await?;
+            let now = self.ready.len().min(count - bytes.len());
+            bytes.extend_from_slice(&self.ready.split_to(now));
+        }
         Ok(bytes)
     }
 
