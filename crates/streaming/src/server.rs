@@ -171,6 +171,19 @@ async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, BindError> {
 impl Server {
     /// Accepts connections for as long as it is polled.
     pub async fn run(self) -> Infallible {
+        match self.streaming.tls.clone() {
+            None => self.accept().await,
+            Some(tls) => {
+                tracing::info!("TLS enabled for streaming server");
+                tokio::select! {
+                    never = self.accept() => never,
+                    never = tls.watch() => never,
+                }
+            }
+        }
+    }
+
+    async fn accept(self) -> Infallible {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { continue };

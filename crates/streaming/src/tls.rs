@@ -2,12 +2,13 @@
 
 mod validity;
 
+use std::convert::Infallible;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider};
@@ -24,6 +25,8 @@ use validity::Validity;
 
 /// Largest file of certificates: a bundle of all public authorities has 250 KB.
 const FILE_MAX_BYTES: u64 = 1 << 20;
+/// How often the files are looked at while no client comes. A look is three calls of stat(2).
+const WATCH_PERIOD: Duration = Duration::from_secs(5);
 
 /// The oldest version of TLS that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,11 +159,9 @@ impl Tls {
         let now = stamps(&self.options);
         if now != loaded.stamps {
             loaded.stamps = now;
+            tracing::info!(certificate = %self.options.certificate.display(), "reloading certificates");
             match load(&self.options, &self.suites) {
-                Ok(config) => {
-                    tracing::info!(certificate = %self.options.certificate.display(), "certificates read again");
-                    loaded.config = config;
-                }
+                Ok(config) => loaded.config = config,
                 Err(error) => {
                     let error = telemetry::chain(&error);
                     tracing::warn!(%error, "certificates have changed for the worse, the former ones stay");
@@ -170,10 +171,21 @@ impl Tls {
         Arc::clone(&loaded.config)
     }
 
+    async fn look(self: Arc<Self>) -> std::io::Result<Arc<ServerConfig>> {
+        tokio::task::spawn_blocking(move || self.current()).await.map_err(std::io::Error::other)
+    }
+
+    /// Looks at the files from time to time, so that who changes them reads at once in the log what came of it.
+    pub(crate) async fn watch(self: Arc<Self>) -> Infallible {
+        loop {
+            tokio::time::sleep(WATCH_PERIOD).await;
+            let _ = Arc::clone(&self).look().await;
+        }
+    }
+
     /// Agrees with a client on how to encrypt.
     pub(crate) async fn accept(self: Arc<Self>, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let config = tokio::task::spawn_blocking(move || self.current()).await.map_err(std::io::Error::other)?;
-        TlsAcceptor::from(config).accept(stream).await
+        TlsAcceptor::from(self.look().await?).accept(stream).await
     }
 }
 

@@ -125,33 +125,39 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x80 | kind, 0x80 | length, 0, 0, 0, 0], payload].concat()
 }
 
+/// A session whose client asks for a protocol: what it says, hears, and is told at the end.
+async fn speak(streaming: &Streaming, protocol: &str, kind: u8, [sent, back, end]: [&[u8]; 3]) {
+    let chosen = protocol.rsplit(", ").next().filter(|name| !name.is_empty());
+    let named = if protocol.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {protocol}\r\n") };
+    let plain = WEBSOCKET.split("Sec-WebSocket-Protocol").next().expect("has a beginning").to_owned();
+    let (mut stream, head) = ask(&exec_url(streaming, 100), &(plain + &named)).await;
+    let told = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+    assert_eq!(told, chosen, "{protocol}: {head}");
+    assert_eq!(receive(&mut stream).await.len(), 1, "{protocol}: a greeting");
+    stream.write_all(&frame(9, b"beat")).await.expect("sends");
+    assert_eq!(receive(&mut stream).await, b"beat", "{protocol}: the answer to a ping");
+    stream.write_all(&frame(kind, sent)).await.expect("sends");
+    assert_eq!(receive(&mut stream).await, back, "{protocol}");
+    let said = receive(&mut stream).await;
+    assert!(said.starts_with(end), "{protocol}: {}", said.escape_ascii());
+}
+
 #[tokio::test]
 async fn channels_are_bytes_or_text_as_the_client_asks() {
     let (streaming, _) = start().await;
     let (text, binary) = (1, 2);
-    for (protocol, kind, sent, back, end) in [
-        ("v5.channel.k8s.io", binary, &b"\0hi"[..], &b"\x01hi"[..], &b"\x03{"[..]),
-        ("v4.channel.k8s.io", binary, b"\0hi", b"\x01hi", b"\x03{"),
-        ("channel.k8s.io", binary, b"\0hi", b"\x01hi", b"\x03command terminated"),
-        ("", binary, b"\0hi", b"\x01hi", b"\x03command terminated"),
-        ("v4.base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3eyJ"),
-        ("base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3Y29tbWFuZC"),
-        ("v9.channel.k8s.io, v4.base64.channel.k8s.io", text, b"0aGk=", b"1aGk=", b"3eyJ"),
-    ] {
-        let chosen = protocol.rsplit(", ").next().filter(|name| !name.is_empty());
-        let named = if protocol.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {protocol}\r\n") };
-        let plain = WEBSOCKET.split("Sec-WebSocket-Protocol").next().expect("has a beginning").to_owned();
-        let (mut stream, head) = ask(&exec_url(&streaming, 100), &(plain + &named)).await;
-        let told = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
-        assert_eq!(told, chosen, "{protocol}: {head}");
-        assert_eq!(receive(&mut stream).await.len(), 1, "{protocol}: a greeting");
-        stream.write_all(&frame(9, b"beat")).await.expect("sends");
-        assert_eq!(receive(&mut stream).await, b"beat", "{protocol}: the answer to a ping");
-        stream.write_all(&frame(kind, sent)).await.expect("sends");
-        assert_eq!(receive(&mut stream).await, back, "{protocol}");
-        let said = receive(&mut stream).await;
-        assert!(said.starts_with(end), "{protocol}: {}", said.escape_ascii());
-    }
+    let sessions = [
+        ("v5.channel.k8s.io", binary, [&b"\0hi"[..], &b"\x01hi"[..], &b"\x03{"[..]]),
+        ("v4.channel.k8s.io", binary, [b"\0hi", b"\x01hi", b"\x03{"]),
+        ("channel.k8s.io", binary, [b"\0hi", b"\x01hi", b"\x03command terminated"]),
+        ("", binary, [b"\0hi", b"\x01hi", b"\x03command terminated"]),
+        ("v4.base64.channel.k8s.io", text, [b"0aGk=", b"1aGk=", b"3eyJ"]),
+        ("base64.channel.k8s.io", text, [b"0aGk=", b"1aGk=", b"3Y29tbWFuZC"]),
+        ("v9.channel.k8s.io, v4.base64.channel.k8s.io", text, [b"0aGk=", b"1aGk=", b"3eyJ"]),
+    ];
+    // Their input stays open, so that each waits for children of its program.
+    let sessions = sessions.map(|(protocol, kind, words)| speak(&streaming, protocol, kind, words));
+    futures_util::future::join_all(sessions).await;
 }
 
 #[tokio::test]
