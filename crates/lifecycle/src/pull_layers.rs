@@ -18,6 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use image_pull::{BlobError, BlobStream, LayerBlob, ResolvedImage};
 use image_store::{ExpectedLayer, LayerPin, StageError, StageOptions, StagedLayer, Store, layer_id};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::blocking;
 use crate::claims::{Claimed, Claims};
@@ -28,6 +29,11 @@ use crate::undo::chain;
 
 /// Layers of one pull that are fetched and unpacked at once. Source: CRI-O.
 pub(crate) const LAYERS_AT_ONCE: usize = 6;
+/// Layers that are ready wait this long for others to be committed with them, unless they are large: what a commit costs
+/// is the same for one layer and for forty.
+const COMMIT_DELAY_MAX: Duration = Duration::from_millis(500);
+/// More than this waits for nothing: no more is lost with the power than a moment's work.
+const COMMIT_BYTES: u64 = 32 << 20;
 /// Chunks between the network and the unpacking thread of one layer: enough to keep both busy.
 const CHUNKS_WAITING_MAX: usize = 16;
 /// How long the same content under way elsewhere is waited for, before it is fetched after all. Somebody else's slow
@@ -156,32 +162,74 @@ impl Puller {
                 async move { Ok::<_, PullImageError>((index, self.arrive(wanted, index).await?)) }.boxed()
             }))
             .buffer_unordered(LAYERS_AT_ONCE);
-        let mut waiting = BTreeMap::new();
-        let mut next = wanted.present;
-        while let Some(result) = arriving.next().await {
-            let (index, arrived) = result?;
-            waiting.insert(index, arrived);
-            while let Some(arrived) = waiting.remove(&next) {
-                pins.push(match arrived {
-                    Arrived::Here(pin, diff_id) => {
-                        diff_ids.push(diff_id);
-                        pin
-                    }
+        let (mut waiting, mut next) = (BTreeMap::new(), wanted.present);
+        let (mut ready, mut due, mut committing) = (Vec::new(), None, None);
+        let mut is_all_there = false;
+        let failure = loop {
+            while committing.is_none()
+                && let Some(arrived) = waiting.remove(&next)
+            {
+                match arrived {
                     Arrived::Staged(on_disk) => {
-                        let OnDisk { staged, expected, claims } = *on_disk;
-                        diff_ids.push(staged.contents().diff_id.clone());
-                        let parent = pins.last().map(|pin| pin.id().clone());
-                        let pin = self.commit(wanted, next, staged, parent, expected).await?;
-                        drop(claims);
-                        self.registry.forget_partial(&wanted.image.layers[next].digest).await;
-                        pin
+                        diff_ids.push(on_disk.staged.contents().diff_id.clone());
+                        ready.push((next, on_disk));
                     }
-                });
-                wanted.counter(next).set(LayerState::Done);
+                    Arrived::Here(pin, diff_id) if ready.is_empty() => {
+                        diff_ids.push(diff_id);
+                        pins.push(pin);
+                        wanted.counter(next).set(LayerState::Done);
+                    }
+                    here @ Arrived::Here(..) => {
+                        waiting.insert(next, here);
+                        due = Some(Instant::now());
+                        break;
+                    }
+                }
                 next += 1;
             }
+            if !ready.is_empty() {
+                let due = *due.get_or_insert_with(|| Instant::now() + COMMIT_DELAY_MAX);
+                let bytes: u64 = ready.iter().map(|(_, on_disk)| on_disk.staged.contents().diff_size).sum();
+                if next == wanted.image.layers.len() || bytes >= COMMIT_BYTES || due <= Instant::now() {
+                    let parent = pins.last().map(|pin| pin.id().clone());
+                    committing = Some(Box::pin(self.commit(wanted, std::mem::take(&mut ready), parent)));
+                }
+            }
+            if ready.is_empty() {
+                due = None;
+            }
+            tokio::select! {
+                arrived = arriving.next(), if !is_all_there => match arrived {
+                    Some(Ok((index, arrived))) => drop(waiting.insert(index, arrived)),
+                    Some(Err(error)) => break error,
+                    None => is_all_there = true,
+                },
+                (done, failed) = async {
+                    match &mut committing {
+                        Some(commit) => commit.await,
+                        None => std::future::pending().await,
+                    }
+                }, if committing.is_some() => {
+                    committing = None;
+                    pins.extend(done);
+                    if let Some(error) = failed {
+                        break error;
+                    }
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                else => return Ok(()),
+            }
+        };
+        // A commit under way is not torn, and what comes of it is known to whoever gives layers back.
+        if let Some(commit) = committing {
+            pins.extend(commit.await.0);
         }
-        Ok(())
+        // Whole layers are not fetched again.
+        if matches!(failure, PullImageError::Blob { .. }) && !ready.is_empty() {
+            let parent = pins.last().map(|pin| pin.id().clone());
+            pins.extend(self.commit(wanted, ready, parent).await.0);
+        }
+        Err(failure)
     }
 
     /// The lowest layers that are here already: the topmost of them, pinned, and the diff ids of all.
@@ -344,19 +392,33 @@ impl Puller {
         Ok((staged, kept))
     }
 
+    /// Commits layers that follow one another: those that are in the store afterwards, and why the next one is not.
     async fn commit(
         &self,
         wanted: &Wanted<'_>,
-        index: usize,
-        staged: StagedLayer,
+        ready: Vec<(usize, Box<OnDisk>)>,
         parent: Option<LayerId>,
-        expected: ExpectedLayer,
-    ) -> Result<LayerPin, PullImageError> {
+    ) -> (Vec<LayerPin>, Option<PullImageError>) {
+        let (mut indices, mut claims, mut layers) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, on_disk) in ready {
+            let OnDisk { staged, expected, claims: claim } = *on_disk;
+            indices.push(index);
+            claims.push(claim);
+            layers.push((staged, expected));
+        }
         let store = Arc::clone(&self.store);
-        let digest = wanted.image.layers[index].digest.to_string();
-        blocking::run("commit layer", move || store.commit_layer(staged, parent.as_ref(), &expected)).await.map_err(
-            |source| PullImageError::Commit { image: wanted.name.to_owned(), layer: digest, source: Box::new(source) },
-        )
+        let (pins, failed) = blocking::run("commit layers", move || store.commit_layers(layers, parent.as_ref())).await;
+        drop(claims);
+        for index in indices.iter().take(pins.len()) {
+            self.registry.forget_partial(&wanted.image.layers[*index].digest).await;
+            wanted.counter(*index).set(LayerState::Done);
+        }
+        let failed = failed.zip(indices.get(pins.len())).map(|(source, index)| PullImageError::Commit {
+            image: wanted.name.to_owned(),
+            layer: wanted.image.layers[*index].digest.to_string(),
+            source: Box::new(source),
+        });
+        (pins, failed)
     }
 }
 
