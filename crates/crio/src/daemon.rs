@@ -250,6 +250,13 @@ async fn reload(invocation: &Invocation, running: &mut Config, node: &Node, logs
                 node.follow_cdi(reloaded.config.runtime.cdi_spec_dirs.clone());
                 true
             }
+            Some("pause_image_auth_file") => match node.reload_pause_image_auth_file(&change.value) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::error!("unable to reload configuration: {error}");
+                    continue;
+                }
+            },
             Some("apparmor_profile") => match node.reload_apparmor(&change.value).await {
                 Ok(()) => true,
                 Err(error) => {

@@ -224,8 +224,8 @@ pub enum RequestError {
         /// What it said.
         answer: RegistryAnswer,
     },
-    /// The token service gave no token.
-    #[error("get a token for {registry}")]
+    /// The token service gave no token. Scripts look for CRI-O's words about a wrong password.
+    #[error("get a token for {registry}{}", if source.kind() == ErrorKind::Unauthorized { ": invalid username/password: unauthorized" } else { "" })]
     Token {
         /// Host and port.
         registry: String,
@@ -551,8 +551,8 @@ pub enum BlobError {
         #[source]
         source: Option<Box<TransferError>>,
     },
-    /// No bytes came for as long as the operator waits. What comes slowly is waited for.
-    #[error("blob {digest}: no progress within {limit:?} at byte {received} of {declared}")]
+    /// No bytes came for as long as the operator waits. What comes slowly is waited for. The last words are CRI-O's.
+    #[error("blob {digest}: no progress within {limit:?} at byte {received} of {declared}: context canceled")]
     NoProgress {
         /// The blob.
         digest: Digest,

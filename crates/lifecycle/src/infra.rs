@@ -5,7 +5,7 @@
 //! what this daemon and CRI-O restore a sandbox from.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use domain::container::{ContainerConfig, ContainerState, ImageSpec, Signal};
 use domain::image::ImageConfig;
@@ -80,7 +80,7 @@ impl Node {
         }
         let order = PullOrder {
             image: image.clone(),
-            auth_file: self.config.image.pause_image_auth_file.clone(),
+            auth_file: self.pause_image_auth_file.read().unwrap_or_else(PoisonError::into_inner).clone(),
             purpose: PullPurpose::Daemon,
             ..PullOrder::default()
         };

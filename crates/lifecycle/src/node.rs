@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use config::Config;
@@ -186,6 +186,8 @@ pub struct Node {
     pub(crate) starts: InFlight<ContainerId, (), StartContainerError>,
     pub(crate) removals: InFlight<ContainerId, (), RemoveContainerError>,
     pub(crate) puller: Puller,
+    /// As the configuration says that was read last.
+    pub(crate) pause_image_auth_file: RwLock<Option<PathBuf>>,
     pub(crate) pulls: WhileWanted<PullKey, domain::id::ImageId, PullImageError>,
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
@@ -299,6 +301,7 @@ impl Node {
             starts: InFlight::default(),
             removals: InFlight::default(),
             puller,
+            pause_image_auth_file: RwLock::new(config.image.pause_image_auth_file.clone()),
             pulls: WhileWanted::default(),
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
@@ -407,12 +410,28 @@ impl Node {
         }
     }
 
+    /// Pulls the pause image with the credentials of another file from now on; none takes those of everybody.
+    ///
+    /// Errors: the file is not there; the old one stays then.
+    pub fn reload_pause_image_auth_file(&self, path: &str) -> io::Result<()> {
+        let path = Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
+        if let Some(path) = &path {
+            std::fs::metadata(path)
+                .map_err(|error| io::Error::new(error.kind(), format!("stat {}: {error}", path.display())))?;
+        }
+        *self.pause_image_auth_file.write().unwrap_or_else(PoisonError::into_inner) = path;
+        Ok(())
+    }
+
     /// Reads `registries.conf` again; on an error the old one stays.
     pub fn reload_registries(&self) {
         match self.registry.reload_registries() {
-            Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+            Ok(warnings) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                tracing::info!("Applied new registry configuration");
+            }
             Err(error) => {
-                tracing::error!(error = %crate::undo::chain(&error), "reloading registries.conf failed, the old one stays");
+                tracing::error!(error = %crate::undo::chain(&error), "system registries reload failed, the old registries.conf stays");
             }
         }
     }

@@ -27,8 +27,13 @@ impl NamespacedAuth {
     /// A file that cannot be taken is deleted: whoever wrote it meant it for this pull. Source: CRI-O.
     pub(crate) async fn take(directory: &Path, order: &PullOrder) -> Result<Option<Self>, PullImageError> {
         let Some(path) = path_of(directory, &order.namespace, &order.image) else { return Ok(None) };
+        // Scripts look for these lines.
+        tracing::debug!("Looking for namespaced auth JSON file in: {}", path.display());
         let (directory, file) = (directory.to_owned(), path.clone());
         let taken = blocking::run("take credentials", move || take(&directory, &file)).await;
+        if matches!(taken, Ok(Some(_))) {
+            tracing::info!("Using auth file for namespace {}: {}", order.namespace, path.display());
+        }
         taken.map_err(|source| PullImageError::Namespaced { path, source })
     }
 
@@ -39,8 +44,9 @@ impl NamespacedAuth {
 
 impl Drop for NamespacedAuth {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "credentials of a pull stay");
+        match std::fs::remove_file(&self.0) {
+            Ok(()) => tracing::debug!("Removed temp auth file: {}", self.0.display()),
+            Err(error) => tracing::warn!(path = %self.0.display(), %error, "credentials of a pull stay"),
         }
     }
 }

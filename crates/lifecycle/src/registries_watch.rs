@@ -45,7 +45,8 @@ pub(crate) async fn follow(node: Weak<Node>, directory: PathBuf) {
 
 fn reload(node: &Weak<Node>) -> bool {
     let Some(node) = node.upgrade() else { return false };
-    tracing::info!("registries.conf.d has changed, reading it again");
+    // Scripts look for the last words.
+    tracing::info!("registries.conf.d has changed, reloading registries configuration");
     node.reload_registries();
     true
 }
