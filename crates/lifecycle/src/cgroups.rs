@@ -4,7 +4,7 @@
 //! looks empty; with systemd the slice is the kubelet's and stays by itself.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -244,12 +244,18 @@ fn remove_dead_pulls(layout: &Layout, parent: &str) {
     let names: BTreeSet<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     for name in &names {
         let pid = name.strip_prefix(PULL_PREFIX).and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        if pid.is_some_and(|pid| !is_pulling(pid))
             && let Err(error) = layout.remove(&format!("{parent}/{name}"))
         {
             tracing::debug!(cgroup = name, error = %chain(&error), "the cgroup of a pull stays");
         }
     }
+}
+
+/// Whether a process is one that pulls; one that has ended and waits to be reaped is not.
+fn is_pulling(pid: u32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.split(|byte| *byte == 0).next() == Some(crate::pull_process::PULL_PROGRAM.as_bytes())
 }
 
 async fn remove_pull(layout: Arc<Layout>, path: String) {
