@@ -6,6 +6,7 @@ use crate::manifest::{parse_diff_ids, parse_manifest};
 use crate::platform::Platform;
 use crate::reference::{NameOrId, Reference};
 use crate::registries::{Registries, parse_registries};
+use crate::signatures::parse_extension;
 use crate::source::Source;
 
 /// References and sources; what parses must print to something that parses to the same.
@@ -24,6 +25,7 @@ pub fn reference(bytes: &[u8]) {
 /// Manifests, indices and configurations.
 pub fn manifest(bytes: &[u8]) {
     let _ = parse_diff_ids(bytes);
+    let _ = parse_extension(bytes);
     match parse_manifest(bytes, None) {
         Ok(crate::manifest::Manifest::Index(index)) => {
             let _ = index.choose(&Platform::host());

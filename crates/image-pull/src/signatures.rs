@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use domain::digest::Digest;
+use serde::Deserialize;
 use thiserror::Error;
 
 use crate::client::digest_of;
@@ -45,6 +48,15 @@ pub enum AttachmentError {
         /// As found.
         media_type: String,
     },
+    /// The registry's list of them is damaged.
+    #[error("list of signatures for {manifest}")]
+    List {
+        /// The manifest.
+        manifest: Digest,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
     /// There are too many, or they are too large together.
     #[error("manifest {tag} has {count} signatures of {size} bytes together, more than is sensible")]
     TooMuch {
@@ -69,7 +81,7 @@ impl AttachmentError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Registry { source, .. } => source.kind(),
-            Self::Manifest { .. } | Self::MediaType { .. } => ErrorKind::Malformed,
+            Self::Manifest { .. } | Self::MediaType { .. } | Self::List { .. } => ErrorKind::Malformed,
             Self::TooMuch { .. } => ErrorKind::TooLarge,
             Self::Digest { .. } => ErrorKind::DigestMismatch,
         }
@@ -173,6 +185,27 @@ impl SignatureAccess {
         Ok(Attachment { media_type: layer.media_type, payload, annotations: layer.annotations })
     }
 
+    /// Simple signatures that the registry itself keeps; `None` if it says of itself that it keeps none, and an address
+    /// beside it counts.
+    pub async fn extension(
+        &self,
+        manifest: &Digest,
+        limits: SignatureLimits,
+    ) -> Result<Option<Vec<Vec<u8>>>, AttachmentError> {
+        let read = |source| AttachmentError::Registry { what: format!("list for {manifest}"), source };
+        // Base64 and JSON take a third more than what is in them.
+        let Some(bytes) = self.0.extension_signatures(manifest, limits.bytes * 2).await.map_err(read)? else {
+            return Ok(None);
+        };
+        let signatures =
+            parse_extension(&bytes).map_err(|source| AttachmentError::List { manifest: manifest.clone(), source })?;
+        let size = signatures.iter().fold(0, |sum, signature| sum + signature.len() as u64);
+        if signatures.len() > limits.count || size > limits.bytes as u64 {
+            return Err(AttachmentError::TooMuch { tag: manifest.to_string(), count: signatures.len(), size });
+        }
+        Ok(Some(signatures))
+    }
+
     /// What lies at an address of `http:` or `https:`, at most `limit` bytes; `None` where the server has nothing.
     /// Goes without the registry's login. Errors also for a body that is longer.
     pub async fn read_lookaside(&self, url: &str, limit: usize) -> Result<Option<Bytes>, RequestError> {
@@ -182,4 +215,27 @@ impl SignatureAccess {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The simple signatures of a registry's list; others are skipped, as their versions are. Source: OpenShift.
+pub(crate) fn parse_extension(bytes: &[u8]) -> Result<Vec<Vec<u8>>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct List {
+        #[serde(default)]
+        signatures: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        #[serde(default)]
+        schema_version: i64,
+        #[serde(default, rename = "type")]
+        kind: String,
+        #[serde(default)]
+        content: String,
+    }
+    let list: List = serde_json::from_slice(bytes)?;
+    let simple =
+        list.signatures.into_iter().filter(|entry| (entry.schema_version, entry.kind.as_str()) == (2, "atomic"));
+    simple.map(|entry| STANDARD.decode(entry.content).map_err(serde::de::Error::custom)).collect()
 }

@@ -4,6 +4,7 @@
 //! host names; a redirect to any other host goes without (CVE-2020-15157).
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -42,6 +43,7 @@ pub(crate) struct Session {
     reference: Reference,
     login: Option<Login>,
     challenge: Mutex<Option<Challenge>>,
+    has_signatures: AtomicBool,
 }
 
 impl fmt::Debug for Session {
@@ -77,6 +79,7 @@ impl Session {
             reference: reference.clone(),
             login,
             challenge: Mutex::new(None),
+            has_signatures: AtomicBool::new(false),
         };
         let first = session.ping().await;
         let Err(error) = first else { return Ok(session) };
@@ -101,8 +104,24 @@ impl Session {
         if response.status() == StatusCode::UNAUTHORIZED {
             self.learn(response.headers());
         }
+        let says_so = response.headers().get("x-registry-supports-signatures").is_some_and(|value| value == "1");
+        self.has_signatures.store(says_so, Ordering::Relaxed);
         self.discard(response).await;
         Ok(())
+    }
+
+    /// Signatures of a manifest by the registry's own extension of the protocol, if it has that: at most `limit` bytes of
+    /// JSON. Source: OpenShift, `X-Registry-Supports-Signatures`.
+    pub(crate) async fn extension_signatures(
+        &self,
+        manifest: &Digest,
+        limit: usize,
+    ) -> Result<Option<Bytes>, RequestError> {
+        if !self.has_signatures.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let target = format!("/extensions/v2/{}/signatures/{manifest}", self.path);
+        self.get_whole(&target, HeaderMap::new(), limit).await.map(|(_, bytes)| Some(bytes))
     }
 
     /// A manifest: its `Content-Type` and its bytes, of which there are at most `limit`.
