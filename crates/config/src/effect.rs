@@ -10,8 +10,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "crio.runtime.rdt_config_file",
     "crio.runtime.ctr_stop_timeout",
     "crio.checkpoint_restore.*",
-    "crio.image.signature_policy",
-    "crio.image.signature_policy_dir",
     "crio.metrics.*",
     "crio.tracing.*",
     "crio.nri.*",

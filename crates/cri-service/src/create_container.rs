@@ -59,6 +59,7 @@ fn code(error: &CreateContainerError) -> Code {
         | CreateContainerError::SandboxNotReady { .. }
         | CreateContainerError::Image { .. }
         | CreateContainerError::ImageVolume(_)
+        | CreateContainerError::Trust { .. }
         | CreateContainerError::SeccompArtifact { .. }
         | CreateContainerError::DrawId(_)
         | CreateContainerError::NameReserved { .. }

@@ -11,6 +11,8 @@ use crate::refusal::{invalid, refuse};
 
 /// The CRI's name for a registry that cannot be reached; the kubelet looks for it in the text.
 const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+/// The CRI's name for an image that the signature policy refuses.
+const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
 
 pub(crate) async fn pull_image(
     node: &Arc<Node>,
@@ -49,6 +51,7 @@ fn refusal(error: &PullImageError) -> Status {
 fn reason(class: PullFailure) -> Option<&'static str> {
     match class {
         PullFailure::RegistryUnavailable => Some(REGISTRY_UNAVAILABLE),
+        PullFailure::Untrusted => Some(SIGNATURE_VALIDATION_FAILED),
         PullFailure::BadRequest | PullFailure::NotFound | PullFailure::OutOfSpace | PullFailure::Other => None,
     }
 }
@@ -59,6 +62,6 @@ fn code(class: PullFailure) -> Code {
         PullFailure::BadRequest => Code::InvalidArgument,
         PullFailure::NotFound => Code::NotFound,
         PullFailure::OutOfSpace => Code::ResourceExhausted,
-        PullFailure::RegistryUnavailable | PullFailure::Other => Code::Unknown,
+        PullFailure::RegistryUnavailable | PullFailure::Untrusted | PullFailure::Other => Code::Unknown,
     }
 }

@@ -193,6 +193,9 @@ impl Node {
             image: config.image.image.clone(),
             source: Box::new(source),
         })?;
+        self.check_stored_image(&image.id, &config.image, &sandbox.config.metadata.namespace).await.map_err(
+            |source| CreateContainerError::Trust { image: config.image.image.clone(), source: Box::new(source) },
+        )?;
         let stop_signal = match (config.stop_signal, image.config.stop_signal.as_str()) {
             (Some(signal), _) => signal,
             (None, "") => Signal::TERM,
@@ -224,7 +227,7 @@ impl Node {
             .map_err(|source| CreateContainerError::Relabel { container: name.clone(), source })?;
         let id = ContainerId::from_bytes(random_bytes().map_err(CreateContainerError::DrawId)?);
         let image_volumes = self
-            .plan_volumes(&id, &mut config)
+            .plan_volumes(&id, &sandbox.config.metadata.namespace, &mut config)
             .await
             .map_err(|source| CreateContainerError::ImageVolume(Box::new(source)))?;
         let seccomp_artifact = self.seccomp_artifact(&sandbox, &config, &image).await.map_err(|source| {

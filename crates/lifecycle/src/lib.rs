@@ -68,6 +68,7 @@ mod stop_sandbox;
 mod storage;
 mod target;
 mod timezone;
+mod trust;
 mod tune_container;
 mod tuning;
 mod undelivered;
@@ -114,6 +115,7 @@ pub use stats::{
 pub use stop_container::{Grace, StopContainerError};
 pub use stop_sandbox::StopSandboxError;
 pub use storage::{ByForce, Storage, StorageError, Wiped, was_shutdown_unclean};
+pub use trust::TrustError;
 pub use tuning::TuneError;
 pub use update_container::UpdateContainerError;
 pub use userns::UserNamespaceError;

@@ -42,6 +42,7 @@ use crate::sandbox::Sandbox;
 use crate::seccomp_notifier::Notifiers;
 use crate::start_container::StartContainerError;
 use crate::stop_sandbox::StopSandboxError;
+use crate::trust::Trust;
 use crate::tuning::Machine;
 use crate::wanted::WhileWanted;
 use crate::{
@@ -263,6 +264,7 @@ impl Node {
         let exits = runtime_client::exits::watch(&config.runtime.container_exits_dir)?;
         let (store, artifacts) = (Arc::new(store), Arc::new(artifacts));
         let puller = Puller {
+            trust: Trust::new(&config),
             config: Arc::clone(&config),
             store: Arc::clone(&store),
             artifacts: Arc::clone(&artifacts),

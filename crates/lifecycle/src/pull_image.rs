@@ -16,6 +16,7 @@ use crate::blocking;
 use crate::node::Node;
 use crate::pull_auth::NamespacedAuth;
 use crate::pull_progress::PullProgress;
+use crate::trust::TrustError;
 use crate::undo::chain;
 
 /// What is to be pulled, and for whom.
@@ -64,6 +65,8 @@ pub enum PullFailure {
     NotFound,
     /// Try again later, or another registry.
     RegistryUnavailable,
+    /// Have it signed, or change the policy.
+    Untrusted,
     /// Make room.
     OutOfSpace,
     /// Read the text.
@@ -133,6 +136,15 @@ pub enum PullImageError {
         #[source]
         /// What failed.
         source: Box<ResolveError>,
+    },
+    /// The signature policy does not let it be pulled, or cannot be asked.
+    #[error("pull image {image}")]
+    Trust {
+        /// The source.
+        image: String,
+        #[source]
+        /// What it says.
+        source: Box<TrustError>,
     },
     /// None of several candidates could be had.
     #[error("pull image {image}: {}", tried.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; "))]
@@ -222,6 +234,7 @@ impl PullImageError {
         match self {
             Self::Resolve { source, .. } => Some(source.kind()),
             Self::Blob { source, .. } => Some(source.kind()),
+            Self::Trust { source, .. } => source.kind(),
             Self::Candidates { tried, .. } => tried.last().and_then(Self::kind),
             Self::InProcess { kind, .. } => *kind,
             _ => None,
@@ -235,7 +248,10 @@ impl PullImageError {
             Self::Unnamed | Self::Reference { .. } | Self::Credentials(_) | Self::Cgroup { .. } => {
                 PullFailure::BadRequest
             }
-            Self::Resolve { .. } | Self::Candidates { .. } | Self::Blob { .. } => match self.kind() {
+            Self::Trust { source, .. } if source.is_verdict() => PullFailure::Untrusted,
+            // The last one counts. Source: CRI-O.
+            Self::Candidates { tried, .. } => tried.last().map_or(PullFailure::Other, Self::class),
+            Self::Resolve { .. } | Self::Trust { .. } | Self::Blob { .. } => match self.kind() {
                 Some(ErrorKind::NotFound) => PullFailure::NotFound,
                 Some(kind) if kind.is_registry_unavailable() => PullFailure::RegistryUnavailable,
                 _ => PullFailure::Other,

@@ -28,6 +28,7 @@ use crate::pull_layers::LayersUnderWay;
 use crate::pull_progress::{PullCounters, PullProgress};
 use crate::puller::{Puller, registry_client};
 use crate::storage::store_options;
+use crate::trust::Trust;
 use crate::undo::chain;
 
 /// What the program is called when it is to pull.
@@ -254,6 +255,7 @@ async fn open(config: &str, driver: String, files: RegistryFiles) -> Result<Pull
     let store = blocking::run("open store", move || Store::open(options)).await.map_err(|error| chain(&error))?;
     let artifacts = Artifacts::open(&config).map_err(|error| chain(&error))?;
     Ok(Puller {
+        trust: Trust::new(&config),
         config,
         store: Arc::new(store),
         artifacts: Arc::new(artifacts),

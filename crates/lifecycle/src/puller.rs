@@ -20,6 +20,7 @@ use crate::node::{Node, RegistryFiles};
 use crate::pull_image::{PullImageError, auth_files};
 use crate::pull_layers::LayersUnderWay;
 use crate::pull_progress::PullCounters;
+use crate::trust::{Trust, TrustError};
 use crate::undo::chain;
 
 /// How long what a pull that was cut short has fetched waits for the next attempt: a kubelet makes one every five minutes,
@@ -34,6 +35,7 @@ pub(crate) struct Puller {
     pub(crate) store: Arc<Store>,
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) registry: image_pull::Client,
+    pub(crate) trust: Trust,
     /// Where the client's configuration is, for another client to read it too.
     pub(crate) registry_files: RegistryFiles,
     pub(crate) under_way: LayersUnderWay,
@@ -49,9 +51,10 @@ impl Puller {
         counters: &PullCounters,
     ) -> Result<ImageId, PullImageError> {
         let sources = self.sources(image)?;
+        let policy = self.trust.policy(image, namespace).await.map_err(|source| untrusted(image, source))?;
         let mut tried = Vec::new();
         for source in &sources {
-            match self.pull_source(source, namespace, credentials, counters).await {
+            match self.pull_source(source, &policy, credentials, counters).await {
                 Ok(id) => {
                     tracing::info!(image, image.id = %id, "image is pulled");
                     return Ok(id);
@@ -95,7 +98,7 @@ impl Puller {
     async fn pull_source(
         &self,
         source: &Source,
-        _namespace: &str,
+        policy: &Arc<image_trust::Policy>,
         credentials: &Credentials,
         counters: &PullCounters,
     ) -> Result<ImageId, PullImageError> {
@@ -105,6 +108,11 @@ impl Puller {
             .resolve_any(source, credentials, &Platform::host())
             .await
             .map_err(|source| PullImageError::Resolve { image: name.clone(), source: Box::new(source) })?;
+        let signatures = self
+            .trust
+            .check_pulled(policy, source, resolved.signature_access(), resolved.manifest_digest())
+            .await
+            .map_err(|source| untrusted(&name, source))?;
         let resolved = match resolved {
             Resolved::Image(image) => image,
             Resolved::Artifact(artifact) => return self.pull_artifact(&name, artifact, counters).await,
@@ -125,7 +133,7 @@ impl Puller {
             index: resolved.index.map(|index| (index.digest, index.bytes.to_vec())),
             config: config.bytes.to_vec(),
             config_digest: config.digest,
-            signatures: Vec::new(),
+            signatures,
             created,
         };
         let store = Arc::clone(&self.store);
@@ -138,6 +146,10 @@ impl Puller {
         .map_err(|source| PullImageError::Put { image: name, source: Box::new(source) })?;
         Ok(id)
     }
+}
+
+pub(crate) fn untrusted(image: &str, source: TrustError) -> PullImageError {
+    PullImageError::Trust { image: image.to_owned(), source: Box::new(source) }
 }
 
 /// Removes what pulls that were cut short have left and nobody came back for, for as long as the node exists.

@@ -17,6 +17,7 @@ use crate::image::{ImagesError, LocalImage};
 use crate::node::Node;
 use crate::pull_image::PullImageError;
 use crate::pull_progress::PullCounters;
+use crate::puller::untrusted;
 use crate::sandbox::Sandbox;
 
 /// What a profile may have, as a file may; an artifact with more is not fetched. Source: CRI-O.
@@ -136,12 +137,19 @@ impl Node {
     async fn fetch_profile(&self, text: &str, reference: Reference) -> Result<Artifact, SeccompArtifactError> {
         let own = || text.to_owned();
         let credentials = self.credentials()?;
+        let trust = &self.puller.trust;
+        // The node's policy, whatever the pod's namespace has: a profile is the node's protection. Source: CRI-O.
+        let policy = trust.policy(text, "").await.map_err(|source| untrusted(text, source))?;
         let source = Source::Registry(reference);
         let resolved = self
             .registry
             .resolve_any(&source, &credentials, &Platform::host())
             .await
             .map_err(|source| SeccompArtifactError::Resolve { reference: own(), source: Box::new(source) })?;
+        trust
+            .check_pulled(&policy, &source, resolved.signature_access(), resolved.manifest_digest())
+            .await
+            .map_err(|source| untrusted(text, source))?;
         let Resolved::Artifact(resolved) = resolved else {
             return Err(SeccompArtifactError::Image { reference: own() });
         };

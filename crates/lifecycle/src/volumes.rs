@@ -24,6 +24,7 @@ use crate::artifacts::Artifact;
 use crate::blocking;
 use crate::image::ImagesError;
 use crate::node::Node;
+use crate::trust::TrustError;
 
 /// Why a volume that is an image cannot be had.
 #[derive(Debug, Error)]
@@ -36,6 +37,15 @@ pub enum ImageVolumeError {
     Absent {
         /// As asked.
         image: String,
+    },
+    /// The pod's policy does not let it be used.
+    #[error("{}image volume {image:?}", source.reason())]
+    Trust {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What it says.
+        source: Box<TrustError>,
     },
     /// The store does not mount it.
     #[error("image volume {image:?}")]
@@ -156,6 +166,7 @@ impl ImageVolumeError {
             | Self::NoBlobs { .. }
             | Self::Blob { .. }
             | Self::Absent { .. }
+            | Self::Trust { .. }
             | Self::Mount { .. }
             | Self::SubPath { .. }
             | Self::Below { .. }
@@ -210,6 +221,7 @@ impl Node {
     pub(crate) async fn plan_volumes(
         &self,
         container: &ContainerId,
+        namespace: &str,
         config: &mut ContainerConfig,
     ) -> Result<Vec<ImageVolume>, ImageVolumeError> {
         let mut volumes = Vec::new();
@@ -218,7 +230,7 @@ impl Node {
             // An artifact comes first. Source: CRI-O.
             let content = match self.find_artifact(&asked).await? {
                 Some((artifact, _)) => self.plan_artifact(&asked, artifact, mount).await?,
-                None => self.plan_image(&asked, container, volumes.len(), mount).await?,
+                None => self.plan_image(&asked, container, namespace, volumes.len(), mount).await?,
             };
             volumes.push(ImageVolume { asked, mount: mount.clone(), content });
         }
@@ -229,11 +241,16 @@ impl Node {
         &self,
         asked: &str,
         container: &ContainerId,
+        namespace: &str,
         number: usize,
         mount: &mut Mount,
     ) -> Result<Content, ImageVolumeError> {
         let found = self.find_image(asked).await?;
         let (image, _) = found.ok_or_else(|| ImageVolumeError::Absent { image: asked.to_owned() })?;
+        let spec = mount.image.clone().unwrap_or_default();
+        self.check_stored_image(&image.id, &spec, namespace)
+            .await
+            .map_err(|source| ImageVolumeError::Trust { image: asked.to_owned(), source: Box::new(source) })?;
         let (store, id) = (Arc::clone(&self.store), image.id.clone());
         let point = blocking::run("find image mount", move || store.image_mount_point(&id)).await;
         let point = point.map_err(|source| ImageVolumeError::Mount { image: asked.to_owned(), source })?;

@@ -113,6 +113,13 @@ impl Cri {
         Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
     }
 
+    /// PullImage for a pod.
+    pub async fn pull_for(&self, image: &str, pod: v1::PodSandboxConfig) -> Result<String, Status> {
+        let image = Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() });
+        let request = v1::PullImageRequest { image, auth: None, sandbox_config: Some(pod) };
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+
     /// How far a pull of `image` has come.
     pub async fn pull_progress(&self, image: &str) -> Option<beyond::PullProgress> {
         let request = beyond::PullProgressRequest { image: image.to_owned() };

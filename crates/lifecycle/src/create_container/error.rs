@@ -18,6 +18,7 @@ use crate::node_files::NodeFilesError;
 use crate::objects::LookupError;
 use crate::seccomp_artifact::SeccompArtifactError;
 use crate::target::TargetError;
+use crate::trust::TrustError;
 use crate::volumes::ImageVolumeError;
 /// Why a container was not created. Everything done so far has been undone.
 #[derive(Debug, Error)]
@@ -56,6 +57,15 @@ pub enum CreateContainerError {
         #[source]
         /// What failed.
         source: Box<crate::image::ImagesError>,
+    },
+    /// The policy of the pod's namespace does not let it be used.
+    #[error("{}checking signature of image {image:?}", source.reason())]
+    Trust {
+        /// As asked.
+        image: String,
+        #[source]
+        /// What it says.
+        source: Box<TrustError>,
     },
     /// No random bytes for an id.
     #[error("draw an id")]
