@@ -229,7 +229,8 @@ impl Signals {
     }
 }
 
-/// SIGHUP: the level and filter of logs, the AppArmor profile, directories of CDI devices and registries.conf take effect
+/// SIGHUP: the level and filter of logs, the AppArmor profile, pinned images, directories of CDI devices and
+/// registries.conf take effect
 /// at once; other changes are named. `running` takes over what took effect, so that the next reload can take it back.
 async fn reload(invocation: &Invocation, running: &mut Config, node: &Node, logs: &telemetry::Handle) {
     let result = Sources::read(&invocation.locations)
@@ -246,6 +247,10 @@ async fn reload(invocation: &Invocation, running: &mut Config, node: &Node, logs
         let is_set = match change.key.rsplit('.').next() {
             Some("log_level") => change.value.parse().map(|level| logs.set_level(level)).is_ok(),
             Some("log_filter") => logs.set_filter(&change.value).is_ok(),
+            Some("pinned_images") => {
+                node.pin_images(reloaded.config.image.pinned_images.clone());
+                true
+            }
             Some("cdi_spec_dirs") => {
                 node.follow_cdi(reloaded.config.runtime.cdi_spec_dirs.clone());
                 true

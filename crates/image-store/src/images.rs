@@ -226,15 +226,35 @@ impl Store {
         Ok(ImageId::parse(&id).ok())
     }
 
+    /// Removes a name of an image, and the image with its last one, as [`Store::remove_image`] does. A name that has
+    /// moved to another image meanwhile is that image's.
+    pub fn remove_image_name(&self, image: &ImageId, name: &str) -> Result<(), RemoveImageError> {
+        self.remove(image, Some(name))
+    }
+
     /// Removes an image with all its names, and those of its layers that nothing else uses. One that is not there is
     /// removed already.
     pub fn remove_image(&self, image: &ImageId) -> Result<(), RemoveImageError> {
+        self.remove(image, None)
+    }
+
+    fn remove(&self, image: &ImageId, name: Option<&str>) -> Result<(), RemoveImageError> {
         let records = |source| RemoveImageError::Records { image: image.clone(), source };
         let path_error = |source| RemoveImageError::Path { image: image.clone(), source };
         let mut away = Vec::new();
         let mut layers = self.layers.write().map_err(records)?;
         let mut images = self.images.write().map_err(records)?;
         let containers = self.containers.read().map_err(records)?;
+        let names = images.find(image.as_str()).map(|row| row.names.clone()).unwrap_or_default();
+        if let Some(name) = name
+            && names.iter().any(|own| own != name)
+        {
+            if names.iter().any(|own| own == name) {
+                take_names(images.rows_mut(STABLE), &[name.to_owned()], "");
+                images.save(STABLE).map_err(records)?;
+            }
+            return Ok(());
+        }
         if let Some(user) = containers.iter().find(|row| row.image == image.as_str()) {
             return Err(RemoveImageError::InUse { image: image.clone(), container: user.id.clone() });
         }

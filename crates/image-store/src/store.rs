@@ -24,7 +24,8 @@ use crate::overlay::Overlay;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord, MountRecord};
 use crate::stage::WriteBack;
 use crate::staging::{MakeDiff, Staging, plain_diff};
-use crate::table::{Table, TableFile};
+use crate::table::{FileStamp, Table, TableFile};
+use crate::types::Usage;
 use crate::vfs::Vfs;
 
 /// Kinds of records, as directories are called after them.
@@ -61,6 +62,8 @@ pub struct Store {
     pub(crate) containers: Table<ContainerRecord>,
     pub(crate) mounts: Table<MountRecord>,
     pub(crate) pins: Arc<Mutex<HashMap<LayerId, usize>>>,
+    /// What the data of images take, and which records that was found with.
+    pub(crate) images_usage: Mutex<Option<(Vec<FileStamp>, Usage)>>,
 }
 
 impl Store {
@@ -127,6 +130,7 @@ impl Store {
             staging,
             write_back: WriteBack::default(),
             pins: Arc::default(),
+            images_usage: Mutex::default(),
         };
         // There from the beginning, as other tools make it.
         drop(store.id_lock().map_err(OpenError::Path)?);

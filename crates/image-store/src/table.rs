@@ -78,7 +78,7 @@ pub(crate) struct TableFile {
 
 /// What a file looked like when it was read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct FileStamp {
+pub(crate) struct FileStamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
@@ -227,6 +227,11 @@ impl<R: Record> Guard<'_, R> {
 
     pub(crate) fn find_name(&self, name: &str) -> Option<&R> {
         self.iter().find(|row| row.names().iter().any(|own| own == name))
+    }
+
+    /// Another one whenever the files are others.
+    pub(crate) fn version(&self) -> Vec<FileStamp> {
+        self.state.files.clone()
     }
 
     /// How many files the table has.

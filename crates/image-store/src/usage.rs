@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use domain::id::{ContainerId, LayerId};
 use jiff::Timestamp;
@@ -19,13 +20,24 @@ use crate::types::{StoreUsage, Usage};
 const DEPTH_MAX: usize = 256;
 
 impl Store {
-    /// What ImageFsInfo reports: the records and data of images, not their layers.
+    /// What ImageFsInfo reports: the records and data of images, not their layers. That is what CRI-O walks.
     ///
-    /// That is what CRI-O walks; with a few files an image it can be asked for often.
+    /// Walked again only when the records of images have changed: data are changed together with them.
     pub fn usage(&self) -> Result<StoreUsage, UsageError> {
         let mountpoint = self.images_dir();
-        let images = walk(&mountpoint, u64::MAX).map_err(UsageError::Path)?;
-        Ok(StoreUsage { mountpoint, images, at: Timestamp::now() })
+        // Held while walking, so that what is found belongs to these records.
+        let images = self.images.read().map_err(UsageError::Records)?;
+        let version = images.version();
+        let mut known = self.images_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = match &*known {
+            Some((seen, usage)) if *seen == version => *usage,
+            _ => {
+                let usage = walk(&mountpoint, u64::MAX).map_err(UsageError::Path)?;
+                *known = Some((version, usage));
+                usage
+            }
+        };
+        Ok(StoreUsage { mountpoint, images: usage, at: Timestamp::now() })
     }
 
     /// Where a container's read-write layer is.

@@ -42,7 +42,7 @@ use crate::prepare_container::{PrepareJob, Prepared};
 use crate::run_sandbox::random_bytes;
 use crate::sandbox::Sandbox;
 use crate::selinux::{ContainerLabels, text};
-use crate::undo::Undo;
+use crate::undo::{Undo, chain};
 use crate::volumes::ImageVolume;
 use crate::{blocking, ends};
 
@@ -82,6 +82,10 @@ struct Plan {
     /// The profile of an artifact, where one takes the place of none.
     seccomp_artifact: Option<Vec<u8>>,
 }
+
+/// How often a root is mounted that somebody else takes away before the runtime has it: with a podman that does so
+/// started over and over, one try in two fails.
+const ROOT_TRIES_MAX: u32 = 8;
 
 impl Node {
     /// Creates a container, or joins the creation of the same one, or returns the one that exists.
@@ -372,14 +376,24 @@ impl Node {
         };
         let parent = &plan.sandbox.config.cgroup_parent;
         self.push_runtime_undo(handler, parent, &plan.id, undo);
-        let created = handler
-            .runtime
-            .create(&request, |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, plan.id.as_str(), pid))
-            .await
-            .map_err(|source| CreateContainerError::Create {
-                container: plan.name.clone(),
-                source: Box::new(source),
+        let place = |pid| self.cgroups.place_monitor(&handler.monitor_cgroup, parent, plan.id.as_str(), pid);
+        let mut created = handler.runtime.create(&request, place).await;
+        for _ in 1..ROOT_TRIES_MAX {
+            let Err(error) = &created else { break };
+            if !self.has_lost_root(&plan.id).await {
+                break;
+            }
+            tracing::warn!(container.id = %plan.id, error = %chain(error), "somebody took the container's root away, trying again");
+            let (store, id) = (Arc::clone(&self.store), plan.id.clone());
+            blocking::run("mount container again", move || store.mount(&id)).await.map_err(|source| {
+                CreateContainerError::Mount { container: plan.name.clone(), source: Box::new(source) }
             })?;
+            created = handler.runtime.create(&request, place).await;
+        }
+        let created = created.map_err(|source| CreateContainerError::Create {
+            container: plan.name.clone(),
+            source: Box::new(source),
+        })?;
         let parts = ContainerParts {
             id: plan.id.clone(),
             sandbox: plan.sandbox.id.clone(),
@@ -412,6 +426,13 @@ impl Node {
             .await
             .map_err(|source| CreateContainerError::Record { container: plan.name.clone(), source })?;
         Ok(container)
+    }
+
+    /// Whether a root that was mounted is not any more: podman before 4.4 knows nothing of volatile containers, and takes
+    /// the mounts of all layers along when it ends and sees none of its own.
+    async fn has_lost_root(&self, id: &ContainerId) -> bool {
+        let (store, id) = (Arc::clone(&self.store), id.clone());
+        blocking::run("look for the root", move || store.mounted_path(&id).is_ok_and(|path| path.is_none())).await
     }
 
     /// How to take back whatever runtime and monitor made of a container, however far they came.

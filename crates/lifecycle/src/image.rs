@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use domain::container::ImageSpec;
 use domain::id::{ContainerId, ImageId};
@@ -254,14 +254,11 @@ impl Node {
         let (store, asked) = (Arc::clone(&self.store), name.to_owned());
         blocking::run("remove image", move || {
             // A digest names the content, so that asking to remove it means the image with all its names.
-            if let ImageLookup::ByName(name) = lookup
-                && image.names.len() > 1
-                && image.names.contains(&name)
-            {
-                store.untag(&name).map_err(ImagesError::from)?;
-                return Ok(());
-            }
-            store.remove_image(&image.id).map_err(|source| RemoveImageError::Store { name: asked, source })
+            let removed = match lookup {
+                ImageLookup::ByName(name) if image.names.contains(&name) => store.remove_image_name(&image.id, &name),
+                ImageLookup::ByName(_) | ImageLookup::ById => store.remove_image(&image.id),
+            };
+            removed.map_err(|source| RemoveImageError::Store { name: asked, source })
         })
         .await
     }
@@ -289,9 +286,14 @@ impl Node {
     }
 
     pub(crate) fn pinned_images(&self) -> Vec<String> {
-        let mut pins = self.config.image.pinned_images.clone();
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
         pins.push(self.config.image.pause_image.clone());
         pins
+    }
+
+    /// Images that the kubelet is told to keep, from now on, besides the pause image.
+    pub fn pin_images(&self, pins: Vec<String>) {
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
     }
 }
 

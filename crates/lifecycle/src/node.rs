@@ -193,6 +193,8 @@ pub struct Node {
     pub(crate) pulls_under_way: PullsUnderWay,
     pub(crate) reach: Reach,
     pub(crate) notifiers: Notifiers,
+    /// Patterns of images the kubelet is to keep; the configuration may be read again.
+    pub(crate) pins: Mutex<Vec<String>>,
     /// Images of all records found at the start, restored or not.
     pub(crate) restored_images: Mutex<BTreeSet<ImageId>>,
     _network_watch: network::Watch,
@@ -308,6 +310,7 @@ impl Node {
             pulls_under_way: PullsUnderWay::default(),
             reach: Reach::default(),
             notifiers: Notifiers::beside(&config.api.listen),
+            pins: Mutex::new(config.image.pinned_images.clone()),
             restored_images: Mutex::default(),
             config,
             _network_watch: network_watch,

@@ -47,7 +47,7 @@ impl Registry {
         let host = format!("127.0.0.1:{port}");
         let directory = world.path(&format!("registry-{port}"));
         let mut text = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
              compatibility: {{schema1: {{enabled: true}}}}\n",
             world.path("registry").display()
@@ -104,6 +104,19 @@ impl Registry {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Digests of the blobs that were asked for, each as often as it was.
+    #[must_use]
+    pub fn fetched(&self, world: &World) -> Vec<String> {
+        let port = self.host.rsplit(':').next().unwrap_or_default();
+        let log = tools::read(world.path(&format!("registry-{port}")).join("log"));
+        let digest = |line: &str| {
+            let (_, rest) = line.split_once("\"GET /v2/")?;
+            let (path, _) = rest.split_once(' ')?;
+            Some(path.split_once("/blobs/")?.1.to_owned())
+        };
+        log.lines().filter_map(digest).collect()
     }
 
     /// Stores an image; `name` is `REPOSITORY:TAG`. Returns the name by which one pulls it.

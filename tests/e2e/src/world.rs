@@ -329,6 +329,7 @@ enable_nri = false
             .arg(self.path("conf.d"))
             .args(["--log-level", "debug"])
             .env("TMPDIR", self.path("tmp"))
+            .env("CRIO_DIE_AT_STEP", self.path("die-at-step"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -366,6 +367,41 @@ enable_nri = false
         let _ = daemon.kill();
         let _ = daemon.wait();
         false
+    }
+
+    /// From now on the daemon kills itself before its n-th write to the store, counted from 0; for builds with debug
+    /// assertions. [`World::daemon_has_died`] must follow.
+    pub fn let_daemon_die_at(&self, step: u32) {
+        tools::write(self.path("die-at-step"), step.to_string());
+    }
+
+    /// Whether the daemon has killed itself; a living one is ended by force.
+    pub fn daemon_has_died(&mut self) -> bool {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        let _ = std::fs::remove_file(self.path("die-at-step"));
+        // Whoever asked it for something may learn of the end sooner than the kernel tells.
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let mut has_died = false;
+        while !has_died && Instant::now() < deadline {
+            has_died = daemon.try_wait().expect("wait").is_some();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        has_died
+    }
+
+    /// A verb of the daemon's program, with the daemon's configuration.
+    #[must_use]
+    pub fn crio(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(binary("crio"));
+        command
+            .arg("--config")
+            .arg(self.path("crio.conf"))
+            .arg("--config-dir")
+            .arg(self.path("conf.d"))
+            .args(arguments);
+        command
     }
 
     /// The daemon's process.
