@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "lifecycle",
         &[
+            "image-crypt",
             "image-pull",
             "image-store",
             "image-trust",
@@ -43,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Adapters never see each other; two of them meet only in lifecycle.
+    ("image-crypt", &["domain"]),
     ("image-pull", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("image-store", &["domain", "cgroup", "confinement", "durable", "sys", "telemetry"]),
     ("image-trust", &["domain", "yaml", "durable", "sys", "telemetry"]),
