@@ -11,6 +11,8 @@ pub mod artifact;
 pub mod container;
 pub mod cpus;
 pub mod digest;
+pub mod encryption;
+mod go_json;
 pub mod id;
 pub mod id_maps;
 pub mod image;

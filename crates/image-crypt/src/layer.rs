@@ -11,8 +11,6 @@ use thiserror::Error;
 use crate::jwe;
 use crate::keys::DecryptionKeys;
 
-const SUFFIX: &str = "+encrypted";
-const PREFIX: &str = "org.opencontainers.image.enc";
 const KEYS_PREFIX: &str = "org.opencontainers.image.enc.keys.";
 pub(crate) const JWE: &str = "org.opencontainers.image.enc.keys.jwe";
 pub(crate) const PUBLIC: &str = "org.opencontainers.image.enc.pubopts";
@@ -20,25 +18,6 @@ pub(crate) const PUBLIC: &str = "org.opencontainers.image.enc.pubopts";
 const CIPHER: &str = "AES_256_CTR_HMAC_SHA256";
 /// Most messages of one layer: one for each time somebody added recipients.
 const MESSAGES_MAX: usize = 32;
-
-/// Whether a layer of this media type is encrypted.
-#[must_use]
-pub fn is_encrypted(media_type: &str) -> bool {
-    media_type.ends_with(SUFFIX)
-}
-
-/// The media type of the plain layer.
-#[must_use]
-pub fn plain_media_type(media_type: &str) -> &str {
-    media_type.strip_suffix(SUFFIX).unwrap_or(media_type)
-}
-
-/// The annotations of the plain layer.
-#[must_use]
-pub fn plain_annotations(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let kept = annotations.iter().filter(|(key, _)| !key.starts_with(PREFIX));
-    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
 
 /// Why the key of a layer was not found out.
 #[derive(Debug, Error)]

@@ -16,7 +16,7 @@ mod layer;
 mod reader;
 
 pub use keys::{DecryptionKeys, LoadKeysError};
-pub use layer::{LayerKey, UnwrapError, is_encrypted, plain_annotations, plain_media_type};
+pub use layer::{LayerKey, UnwrapError};
 pub use reader::Decrypting;
 
 /// Entry point for fuzzing: annotations of a layer are answered with a key or an error, whatever they say.

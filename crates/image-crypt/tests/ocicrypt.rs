@@ -9,7 +9,8 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::digest::Digest;
-use image_crypt::{Decrypting, DecryptionKeys, LoadKeysError, UnwrapError, plain_annotations};
+use domain::encryption::plain_annotations;
+use image_crypt::{Decrypting, DecryptionKeys, LoadKeysError, UnwrapError};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use domain::digest::Digest;
+use domain::encryption;
 use domain::schema1::{Schema1, Schema1Error};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -39,6 +40,8 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// OCI image configuration.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// An OCI layer that is not compressed.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// A Docker layer that is not compressed.
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// A Docker layer, compressed with gzip.
@@ -379,14 +382,10 @@ fn check_layer(layer: &Descriptor) -> Result<Digest, ManifestError> {
     if media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
         return Err(ManifestError::ForeignLayer { digest: layer.digest.clone(), media_type: media_type.to_owned() });
     }
-    let compression = ["application/vnd.oci.image.layer.v1.tar", DOCKER_LAYER]
-        .into_iter()
-        .find_map(|prefix| media_type.strip_prefix(prefix));
-    match compression {
+    // Only the OCI has encrypted layers; whether there is a key, the caller finds out.
+    let (oci, docker) = (media_type.strip_prefix(OCI_LAYER), media_type.strip_prefix(DOCKER_LAYER));
+    match oci.map(encryption::plain_media_type).or(docker) {
         Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => layer.parse_digest("layer"),
-        Some(suffix) if suffix.ends_with("+encrypted") => {
-            Err(ManifestError::Unsupported { what: "encrypted layer", value: media_type.to_owned() })
-        }
         _ => Err(ManifestError::Unsupported { what: "layer media type", value: media_type.to_owned() }),
     }
 }

@@ -19,6 +19,7 @@ mod container;
 mod cpus;
 mod create_container;
 mod devices;
+mod encrypted;
 mod ends;
 mod events;
 mod exec_session;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::blocking;
+use crate::encrypted::DecryptError;
 use crate::node::Node;
 use crate::pull_auth::NamespacedAuth;
 use crate::pull_progress::PullProgress;
@@ -207,6 +208,15 @@ pub enum PullImageError {
         /// What failed.
         source: Box<image_store::ArtifactError>,
     },
+    /// A layer is encrypted, and the keys of the node do not open it.
+    #[error("decrypt image {image}")]
+    Decrypt {
+        /// The source.
+        image: String,
+        #[source]
+        /// What failed.
+        source: Box<DecryptError>,
+    },
     /// The store's records.
     #[error("look for layers of image {image}")]
     Records {
@@ -266,6 +276,7 @@ impl PullImageError {
             | Self::StageBlob { .. }
             | Self::Artifact { .. }
             | Self::Commit { .. }
+            | Self::Decrypt { .. }
             | Self::Records { .. }
             | Self::Put { .. } => PullFailure::Other,
         }

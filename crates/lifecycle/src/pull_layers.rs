@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use domain::digest::Digest;
+use domain::encryption::is_encrypted;
 use domain::id::LayerId;
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
+use image_crypt::Decrypting;
 use image_pull::{BlobError, BlobStream, LayerBlob, ResolvedImage};
 use image_store::{ExpectedLayer, LayerPin, StageError, StageOptions, StagedLayer, Store, layer_id};
 use tokio::sync::mpsc;
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::blocking;
 use crate::claims::{Claimed, Claims};
+use crate::encrypted::{Fetched, LayerKeys};
 use crate::pull_image::PullImageError;
 use crate::pull_progress::{LayerCounter, LayerState, PullCounters};
 use crate::puller::Puller;
@@ -78,6 +81,7 @@ struct Wanted<'a> {
     ids: Vec<Option<LayerId>>,
     /// Layers that were here, lowest first.
     present: usize,
+    keys: &'a LayerKeys,
     counters: Arc<[LayerCounter]>,
 }
 
@@ -90,7 +94,7 @@ impl Wanted<'_> {
 /// Whether having a layer's content is all there is to it. What is encrypted is for those with a key only, who prove that
 /// they have it by decrypting.
 fn is_shared(layer: &LayerBlob) -> bool {
-    !layer.media_type.ends_with("+encrypted")
+    !is_encrypted(&layer.media_type)
 }
 
 /// The identity each layer has, lowest first.
@@ -109,22 +113,24 @@ fn ids_of(image: &ResolvedImage) -> Vec<Option<LayerId>> {
 
 impl Puller {
     /// Fetches what is not here yet, several layers at once, and commits them in order, lowest first. Returns the
-    /// topmost and the diff ids of all.
+    /// topmost and what is now known of all.
     pub(crate) async fn fetch_layers(
         &self,
         name: &str,
         image: &ResolvedImage,
+        keys: &LayerKeys,
         counters: &PullCounters,
-    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
+    ) -> Result<(Option<LayerPin>, Fetched), PullImageError> {
         let ids = ids_of(image);
-        let (top, mut diff_ids) = self.present_layers(name, image).await?;
+        let (top, diff_ids) = self.present_layers(name, image).await?;
         let present = diff_ids.len();
         let missing = image.layers.iter().skip(present);
         let counters = counters.begin(missing.map(|layer| (layer.digest.to_string(), layer.size)));
         let mut pins: Vec<LayerPin> = top.into_iter().collect();
-        let wanted = Wanted { name, image, ids, present, counters };
-        match self.fetch_missing(&wanted, &mut pins, &mut diff_ids).await {
-            Ok(()) => Ok((pins.pop(), diff_ids)),
+        let wanted = Wanted { name, image, ids, present, keys, counters };
+        let mut fetched = Fetched { diff_ids, decrypted: BTreeMap::new() };
+        match self.fetch_missing(&wanted, &mut pins, &mut fetched).await {
+            Ok(()) => Ok((pins.pop(), fetched)),
             Err(error) => {
                 // What came before a line broke is whole, and the next attempt finds it.
                 if !matches!(error, PullImageError::Blob { .. }) {
@@ -154,7 +160,7 @@ impl Puller {
         &self,
         wanted: &Wanted<'_>,
         pins: &mut Vec<LayerPin>,
-        diff_ids: &mut Vec<Digest>,
+        fetched: &mut Fetched,
     ) -> Result<(), PullImageError> {
         let missing = wanted.present..wanted.image.layers.len();
         let mut arriving =
@@ -171,11 +177,11 @@ impl Puller {
             {
                 match arrived {
                     Arrived::Staged(on_disk) => {
-                        diff_ids.push(on_disk.staged.contents().diff_id.clone());
+                        fetched.note(next, &wanted.image.layers[next], on_disk.staged.contents());
                         ready.push((next, on_disk));
                     }
                     Arrived::Here(pin, diff_id) if ready.is_empty() => {
-                        diff_ids.push(diff_id);
+                        fetched.diff_ids.push(diff_id);
                         pins.push(pin);
                         wanted.counter(next).set(LayerState::Done);
                     }
@@ -350,7 +356,10 @@ impl Puller {
     async fn fetch(&self, wanted: &Wanted<'_>, index: usize, claims: Option<Claim>) -> Result<Arrived, PullImageError> {
         let layer = &wanted.image.layers[index];
         let (staged, kept) = self.stage(wanted, index).await?;
-        let is_right = staged.as_ref().is_ok_and(|staged| staged.contents().compressed_digest == layer.digest);
+        // What is encrypted was compared with its digest by whoever decrypted it.
+        let (key, digest) = (wanted.keys.get(&index), &layer.digest);
+        let is_right =
+            staged.as_ref().is_ok_and(|staged| key.is_some() || staged.contents().compressed_digest == *digest);
         if !is_right {
             self.registry.forget_partial(&layer.digest).await;
         }
@@ -362,11 +371,12 @@ impl Puller {
             source: Box::new(source),
         })?;
         wanted.counter(index).set(LayerState::Unpacked);
-        let expected = ExpectedLayer {
-            diff_id: layer.diff_id.clone(),
-            compressed_digest: layer.digest.clone(),
-            compressed_size: Some(layer.size),
+        let (compressed_digest, compressed_size) = match key {
+            None => (layer.digest.clone(), Some(layer.size)),
+            // What it became, only its diff id tells.
+            Some(_) => (staged.contents().compressed_digest.clone(), None),
         };
+        let expected = ExpectedLayer { diff_id: layer.diff_id.clone(), compressed_digest, compressed_size };
         Ok(Arrived::Staged(Box::new(OnDisk { staged, expected, claims })))
     }
 
@@ -386,7 +396,11 @@ impl Puller {
         let kept = blob.kept();
         counter.fetches(blob.progress());
         let store = Arc::clone(&self.store);
-        let unpack = move |chunks| store.stage_layer(chunks, StageOptions::default());
+        let (key, encrypted) = (wanted.keys.get(&index).cloned(), layer.digest.clone());
+        let unpack = move |chunks| match key {
+            None => store.stage_layer(chunks, StageOptions::default()),
+            Some(key) => store.stage_layer(Decrypting::new(chunks, &key, encrypted), StageOptions::default()),
+        };
         let (staged, fetched) = pump("unpack layer", blob, counter, unpack).await;
         fetched.map_err(blob_failed)?;
         Ok((staged, kept))

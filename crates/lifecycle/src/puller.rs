@@ -16,6 +16,7 @@ use image_store::{NewImage, Store};
 
 use crate::artifacts::Artifacts;
 use crate::blocking;
+use crate::encrypted::stored_manifest;
 use crate::node::{Node, RegistryFiles};
 use crate::pull_image::{PullImageError, auth_files};
 use crate::pull_layers::LayersUnderWay;
@@ -117,8 +118,10 @@ impl Puller {
             Resolved::Image(image) => image,
             Resolved::Artifact(artifact) => return self.pull_artifact(&name, artifact, counters).await,
         };
-        let (top, diff_ids) = self.fetch_layers(&name, &resolved, counters).await?;
-        let config = resolved.configuration.complete(&diff_ids).map_err(|source| {
+        let keys = self.layer_keys(&name, &resolved).await?;
+        let (top, fetched) = self.fetch_layers(&name, &resolved, &keys, counters).await?;
+        let manifest = stored_manifest(&name, &resolved, &fetched)?;
+        let config = resolved.configuration.complete(&fetched.diff_ids).map_err(|source| {
             let source = ResolveError::Manifest { what: "manifest", digest: resolved.manifest_digest.clone(), source };
             PullImageError::Resolve { image: name.clone(), source: Box::new(source) }
         })?;
@@ -128,9 +131,9 @@ impl Puller {
             id: id.clone(),
             names: resolved.names.iter().map(Reference::to_string).collect(),
             top_layer: top.as_ref().map(|pin| pin.id().clone()),
-            manifest: resolved.manifest_bytes.to_vec(),
-            manifest_digest: resolved.manifest_digest,
-            index: resolved.index.map(|index| (index.digest, index.bytes.to_vec())),
+            manifest: manifest.bytes,
+            manifest_digest: manifest.digest,
+            index: manifest.index,
             config: config.bytes.to_vec(),
             config_digest: config.digest,
             signatures,

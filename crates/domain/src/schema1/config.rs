@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{Schema1, Schema1Error, go_json};
+use super::{Schema1, Schema1Error};
 use crate::digest::Digest;
+use crate::go_json;
 
 /// Fields of a description that are no configuration.
 const DROPPED: [&str; 6] = ["id", "parent", "parent_id", "layer_id", "throwaway", "Size"];

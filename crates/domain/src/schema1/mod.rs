@@ -7,7 +7,6 @@
 //! Source: distribution `docs/spec/manifest-v2-1.md`, libtrust's pretty signatures, containers/image `docker_schema1`.
 
 mod config;
-mod go_json;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -21,6 +20,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::digest::{Digest, ParseDigestError};
+use crate::go_json;
 
 /// Most entries: those that changed no files come on top of the layers an image may have.
 pub const ENTRIES_MAX: usize = 2048;

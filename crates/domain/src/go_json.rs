@@ -3,17 +3,17 @@
 use std::fmt::Write as _;
 
 /// What an absent time is written as.
-pub(super) const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+pub(crate) const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// A string, quoted. Beyond JSON's rules, what could end an HTML element or a line of JavaScript is escaped.
-pub(super) fn string(text: &str) -> String {
+pub(crate) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     push_escaped(&mut out, &serde_json::Value::from(text).to_string());
     out
 }
 
 /// A JSON text without white space between its parts; escapes as [`string`] does, and otherwise left as it is.
-pub(super) fn compact(raw: &str) -> String {
+pub(crate) fn compact(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
     let (mut in_string, mut is_escaped) = (false, false);
     for c in raw.chars() {
@@ -46,7 +46,7 @@ fn push_char(out: &mut String, c: char) {
 
 /// A time of RFC 3339 as it comes out after it was read: without zeros at the end of the fraction, which has at most
 /// nine digits, and with `Z` for an offset of nothing. `None` if it is no time.
-pub(super) fn time(text: &str) -> Option<String> {
+pub(crate) fn time(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let number = |range: std::ops::Range<usize>| -> Option<u32> {
         let digits = bytes.get(range)?;
