@@ -55,15 +55,17 @@ pub(crate) struct Header {
     pub(crate) link: Vec<u8>,
     pub(crate) flag: u8,
     pub(crate) mode: u32,
-    pub(crate) uid: u64,
-    pub(crate) gid: u64,
-    pub(crate) size: u64,
+    pub(crate) uid: i64,
+    pub(crate) gid: i64,
+    pub(crate) size: i64,
     pub(crate) modified: (i64, u32),
     pub(crate) device: (u32, u32),
+    pub(crate) format: Format,
 }
 
-#[derive(PartialEq, Eq)]
-enum Format {
+/// Which tar a header is of, by its magic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
     V7,
     Gnu,
     Star,
@@ -71,9 +73,18 @@ enum Format {
 }
 
 impl Header {
+    /// Bytes of content that follow, by the header as it is now.
+    pub(crate) fn content_size(&self) -> Result<u64, &'static str> {
+        match self.flag {
+            // Whatever these say, nothing follows them.
+            b'1'..=b'6' => Ok(0),
+            _ => u64::try_from(self.size).map_err(|_| "negative size"),
+        }
+    }
+
     pub(crate) fn parse(block: &Block) -> Result<Self, &'static str> {
         let bytes = &block.0;
-        let expected = number(&bytes[148..156])?;
+        let expected = octal(&bytes[148..156])?;
         let (mut unsigned, mut signed) = (0_i64, 0_i64);
         for (index, byte) in bytes.iter().enumerate() {
             let byte = if (148..156).contains(&index) { b' ' } else { *byte };
@@ -89,11 +100,18 @@ impl Header {
             (b"ustar ", b" \0", _) => Format::Gnu,
             _ => Format::V7,
         };
-        let positive = |range: &[u8], what: &'static str| u64::try_from(number(range)?).map_err(|_| what);
         let mut name = text(&bytes[0..100]).to_vec();
         let prefix = match format {
             Format::Ustar => text(&bytes[345..500]),
-            Format::Star => text(&bytes[345..476]),
+            Format::Star => {
+                // Times of access and change, which nobody needs; a header in which they are none is none.
+                number(&bytes[476..488]).and(number(&bytes[488..500]))?;
+                text(&bytes[345..476])
+            }
+            // Go before 1.8 wrote prefixes where this format has those times.
+            Format::Gnu if has_bad_times(bytes) => {
+                Some(text(&bytes[345..500])).filter(|text| text.is_ascii()).unwrap_or(&[])
+            }
             Format::V7 | Format::Gnu => &[],
         };
         if !prefix.is_empty() {
@@ -103,22 +121,29 @@ impl Header {
             name = long;
         }
         let flag = bytes[156];
-        let device = if matches!(flag, b'3' | b'4') {
-            let half = |range: &[u8]| u32::try_from(number(range)?).map_err(|_| "device number out of range");
-            (half(&bytes[329..337])?, half(&bytes[337..345])?)
-        } else {
-            (0, 0)
+        // Older headers have something else there, or nothing.
+        let device = match format {
+            Format::V7 => (0, 0),
+            _ => (number(&bytes[329..337])?, number(&bytes[337..345])?),
+        };
+        let device = match flag {
+            b'3' | b'4' => {
+                let half = |number: i64| u32::try_from(number).map_err(|_| "device number out of range");
+                (half(device.0)?, half(device.1)?)
+            }
+            _ => (0, 0),
         };
         Ok(Self {
             name,
             link: text(&bytes[157..257]).to_vec(),
             flag,
-            mode: u32::try_from(positive(&bytes[100..108], "negative mode")? & 0o7777).map_err(|_| "mode")?,
-            uid: positive(&bytes[108..116], "negative owner")?,
-            gid: positive(&bytes[116..124], "negative group")?,
-            size: positive(&bytes[124..136], "negative size")?,
+            mode: u32::try_from(number(&bytes[100..108])? & 0o7777).map_err(|_| "mode")?,
+            uid: number(&bytes[108..116])?,
+            gid: number(&bytes[116..124])?,
+            size: number(&bytes[124..136])?,
             modified: (number(&bytes[136..148])?, 0),
             device,
+            format,
         })
     }
 }
@@ -146,9 +171,20 @@ pub(crate) fn number(field: &[u8]) -> Result<i64, &'static str> {
         let value = i64::try_from(value).map_err(|_| "number too large")?;
         return Ok(if negative { !value } else { value });
     }
-    let trimmed = field.trim_ascii_start();
-    let start = trimmed.iter().position(|byte| *byte != 0 && *byte != b' ').unwrap_or(trimmed.len());
-    let digits = text(&trimmed[start..]).trim_ascii_end();
+    octal(field)
+}
+
+/// Whether the times of access and change of a GNU header are there and are no numbers.
+fn has_bad_times(bytes: &[u8]) -> bool {
+    [&bytes[345..357], &bytes[357..369]].iter().any(|field| field[0] != 0 && number(field).is_err())
+}
+
+/// Octal digits among blanks and NULs; nothing is zero.
+fn octal(field: &[u8]) -> Result<i64, &'static str> {
+    let is_filler = |byte: &u8| matches!(byte, b' ' | 0);
+    let Some(start) = field.iter().position(|byte| !is_filler(byte)) else { return Ok(0) };
+    let end = field.iter().rposition(|byte| !is_filler(byte)).map_or(start, |last| last + 1);
+    let digits = text(&field[start..end]);
     let mut value: i64 = 0;
     for digit in digits {
         if !(b'0'..=b'7').contains(digit) {

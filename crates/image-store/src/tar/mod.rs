@@ -13,8 +13,8 @@ use std::io::{self, BufRead};
 use thiserror::Error;
 
 pub use header::Kind;
-use header::{Block, Header};
-use pax::Pax;
+use header::{Block, Format, Header};
+use pax::{Pax, SparseForm};
 pub use sparse::{Extent, SparseMap};
 
 /// Size of a tar block.
@@ -24,6 +24,8 @@ const BLOCK_U64: u64 = 512;
 pub(crate) const SPECIAL_MAX_BYTES: u64 = 1 << 20;
 /// Longest name of a member or target of a link: the kernel's `PATH_MAX`, less its NUL.
 pub(crate) const NAME_MAX_BYTES: usize = 4095;
+/// Latest time that counts, in the year 2262; later ones become the epoch, as earlier ones do. Source: containers/storage.
+const TIME_MAX_SECONDS: i64 = i64::MAX / 1_000_000_000;
 /// Most raw bytes kept before they must be taken.
 const RAW_SOFT_MAX_BYTES: usize = 64 << 10;
 
@@ -202,13 +204,16 @@ impl<R: BufRead> Reader<R> {
             }
             let bad = |reason| TarError::BadHeader { offset: at, reason };
             let header = Header::parse(&block).map_err(bad)?;
+            let size = header.content_size().map_err(bad)?;
             match header.flag {
-                b'x' => pax = Pax::parse(&self.read_special(&header, at)?).map_err(bad)?,
-                b'L' => long_name = Some(until_nul(self.read_special(&header, at)?)),
-                b'K' => long_link = Some(until_nul(self.read_special(&header, at)?)),
+                b'x' => pax = Pax::parse(&self.read_special(size, at)?).map_err(bad)?,
+                b'L' => long_name = Some(until_nul(self.read_special(size, at)?)),
+                b'K' => long_link = Some(until_nul(self.read_special(size, at)?)),
                 b'g' => {
-                    // Applies to no member in the field's reader; its records are only kept.
-                    self.read_special(&header, at)?;
+                    // Applies to no member in the field's reader, for which it is a member of its own: what came before
+                    // it was for it.
+                    Pax::parse(&self.read_special(size, at)?).map_err(bad)?;
+                    (pax, long_name, long_link) = (Pax::default(), None, None);
                 }
                 _ => return self.finish_member(header, &block, pax, long_name, long_link, at).map(Some),
             }
@@ -225,47 +230,51 @@ impl<R: BufRead> Reader<R> {
         at: u64,
     ) -> Result<Member, TarError> {
         let bad = |reason| TarError::BadHeader { offset: at, reason };
+        let flag = header.flag;
+        pax.apply(&mut header).map_err(bad)?;
         if let Some(name) = long_name.filter(|name| !name.is_empty()) {
             header.name = name;
         }
         if let Some(link) = long_link.filter(|link| !link.is_empty()) {
             header.link = link;
         }
-        let flag = header.flag;
-        pax.apply(&mut header).map_err(bad)?;
         let kind = Kind::of(flag, &header.name)
             .ok_or_else(|| TarError::UnsupportedType { name: shown(&header.name), flag: char::from(flag) })?;
+        // A name that ended in a slash may just have become one of a directory.
+        let size = if kind == Kind::File { header.content_size().map_err(bad)? } else { 0 };
+        self.content_left = size;
+        self.padding_left = (BLOCK_U64 - size % BLOCK_U64) % BLOCK_U64;
+        let sparse = match pax.sparse_form() {
+            // The older star has the same flag and another header.
+            _ if flag == b'S' && header.format != Format::Gnu => return Err(bad("sparse file of an unknown format")),
+            _ if flag == b'S' => Some(self.read_gnu_sparse(block, at)?),
+            None => None,
+            Some(_) if kind != Kind::File => return Err(bad("sparse map of what is no file")),
+            Some(form) => Some(self.read_pax_sparse(&pax, form, size, at)?),
+        };
+        if let Some(map) = &sparse {
+            map.check(self.content_left).map_err(bad)?;
+            if let Some(name) = pax.sparse_name.filter(|_| flag != b'S') {
+                header.name = name;
+            }
+        }
         if header.name.is_empty() || header.name.len() > NAME_MAX_BYTES || header.link.len() > NAME_MAX_BYTES {
             return Err(TarError::BadName { name: shown(&header.name), reason: "name is empty or too long" });
         }
         if header.name.contains(&0) || header.link.contains(&0) {
             return Err(TarError::BadName { name: shown(&header.name), reason: "name holds a zero byte" });
         }
-        let size = if kind == Kind::File { header.size } else { 0 };
-        self.content_left = size;
-        self.padding_left = (BLOCK_U64 - size % BLOCK_U64) % BLOCK_U64;
-        let sparse = if flag == b'S' {
-            Some(self.read_gnu_sparse(block, at)?)
-        } else if kind == Kind::File {
-            self.read_pax_sparse(&pax, at)?
-        } else {
-            None
-        };
-        if let Some(map) = &sparse {
-            map.check(self.content_left).map_err(bad)?;
-            if let Some(name) = &pax.sparse_name {
-                header.name.clone_from(name);
-            }
-        }
         // u32::MAX means "leave as it is" to chown(2).
-        let owner = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+        let owner = |id: i64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
         Ok(Member {
             kind,
             mode: header.mode & 0o7777,
             uid: owner(header.uid).ok_or_else(|| bad("owner out of range"))?,
             gid: owner(header.gid).ok_or_else(|| bad("group out of range"))?,
             size: self.content_left,
-            modified: if header.modified.0 < 0 { (0, 0) } else { header.modified },
+            modified: Some(header.modified)
+                .filter(|(seconds, _)| (0..=TIME_MAX_SECONDS).contains(seconds))
+                .unwrap_or((0, 0)),
             device: header.device,
             xattrs: pax.xattrs,
             sparse,
@@ -313,11 +322,16 @@ impl<R: BufRead> Reader<R> {
         Ok(count > 0)
     }
 
-    fn skip_rest(&mut self) -> Result<(), TarError> {
+    fn keep_content(&mut self) -> Result<(), TarError> {
         while self.content_left > 0 {
             let count = self.content()?.len();
             self.advance_keeping(count)?;
         }
+        Ok(())
+    }
+
+    fn skip_rest(&mut self) -> Result<(), TarError> {
+        self.keep_content()?;
         let mut padding = std::mem::take(&mut self.padding_left);
         while padding > 0 {
             let piece = fill(&mut self.inner, self.offset)?;
@@ -356,17 +370,15 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The content of an extension header, which also stays among the raw bytes.
-    fn read_special(&mut self, header: &Header, at: u64) -> Result<Vec<u8>, TarError> {
-        if header.size > SPECIAL_MAX_BYTES {
-            return Err(TarError::ExtensionTooLarge { offset: at, size: header.size, limit: SPECIAL_MAX_BYTES });
+    fn read_special(&mut self, size: u64, at: u64) -> Result<Vec<u8>, TarError> {
+        if size > SPECIAL_MAX_BYTES {
+            return Err(TarError::ExtensionTooLarge { offset: at, size, limit: SPECIAL_MAX_BYTES });
         }
-        let mut content = Vec::new();
-        let blocks = header.size.div_ceil(BLOCK_U64);
-        for _ in 0..blocks {
-            let block = self.read_block()?.ok_or(TarError::EndsEarly { offset: self.offset })?;
-            content.extend_from_slice(&block.0);
-        }
-        content.truncate(usize::try_from(header.size).unwrap_or(usize::MAX));
+        let from = self.raw.len();
+        (self.content_left, self.padding_left) = (size, (BLOCK_U64 - size % BLOCK_U64) % BLOCK_U64);
+        self.keep_content()?;
+        let content = self.raw[from..].to_vec();
+        self.skip_rest()?;
         Ok(content)
     }
 
@@ -380,10 +392,11 @@ impl<R: BufRead> Reader<R> {
         Ok(map)
     }
 
-    fn read_pax_sparse(&mut self, pax: &Pax, at: u64) -> Result<Option<SparseMap>, TarError> {
+    fn read_pax_sparse(&mut self, pax: &Pax, form: SparseForm, size: u64, at: u64) -> Result<SparseMap, TarError> {
         let bad = |reason| TarError::BadHeader { offset: at, reason };
-        if !pax.has_map_in_content() {
-            return pax.sparse_map().map_err(bad);
+        let real_size = pax.sparse_size(size).map_err(bad)?;
+        if form == SparseForm::InHeader {
+            return Ok(SparseMap { real_size, extents: pax.sparse_map().map_err(bad)? });
         }
         // Format 1.0: decimal numbers in front of the content, filled up to whole blocks.
         let mut text = sparse::MapText::default();
@@ -394,7 +407,7 @@ impl<R: BufRead> Reader<R> {
             let block = self.read_block()?.ok_or(TarError::EndsEarly { offset: self.offset })?;
             self.content_left -= BLOCK_U64;
             if let Some(extents) = text.add(&block).map_err(bad)? {
-                return Ok(Some(SparseMap { real_size: pax.sparse_size.unwrap_or(0), extents }));
+                return Ok(SparseMap { real_size, extents });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! PAX extended headers (POSIX.1-2001 pax, `SCHILY.xattr`, `GNU.sparse`).
 
 use super::header::Header;
-use super::sparse::{EXTENTS_MAX, Extent, SparseMap};
+use super::sparse::{EXTENTS_MAX, Extent};
 
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
@@ -10,33 +10,49 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 pub(super) struct Pax {
     path: Option<Vec<u8>>,
     linkpath: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<(i64, u32)>,
+    size: Option<Vec<u8>>,
+    uid: Option<Vec<u8>>,
+    gid: Option<Vec<u8>>,
+    mtime: Option<Vec<u8>>,
+    /// Of access and change: nobody needs them, but they must be times.
+    other_times: [Option<Vec<u8>>; 2],
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse_name: Option<Vec<u8>>,
-    pub(super) sparse_size: Option<u64>,
-    sparse_version: (Option<u64>, Option<u64>),
-    sparse_numbers: Vec<u64>,
-    has_sparse_list: bool,
+    sparse_size: Option<Vec<u8>>,
+    sparse_real_size: Option<Vec<u8>>,
+    sparse_version: (Vec<u8>, Vec<u8>),
+    sparse_blocks: Vec<u8>,
+    /// Numbers with commas between them.
+    sparse_map: Vec<u8>,
+    /// The same, one record a number, of format 0.0.
+    sparse_numbers: Vec<Vec<u8>>,
+}
+
+/// Where the map of a sparse file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SparseForm {
+    /// In records: formats 0.0 and 0.1.
+    InHeader,
+    /// In front of the content: format 1.0.
+    InContent,
 }
 
 impl Pax {
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, &'static str> {
         let mut pax = Self::default();
         while !bytes.is_empty() {
-            let space = bytes.iter().take(8).position(|byte| *byte == b' ').ok_or("PAX record without a length")?;
-            let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| "PAX record too long")?;
-            if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
+            let space = bytes.iter().position(|byte| *byte == b' ').ok_or("PAX record without a length")?;
+            let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| "PAX record of a wrong length")?;
+            if length < 5 || length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
                 return Err("PAX record of a wrong length");
             }
             let record = &bytes[space + 1..length - 1];
             bytes = &bytes[length..];
             let equals = record.iter().position(|byte| *byte == b'=').ok_or("PAX record without =")?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
-            if key.is_empty() || key.contains(&0) {
-                return Err("PAX record with a bad key");
+            let is_text = matches!(key, b"path" | b"linkpath" | b"uname" | b"gname");
+            if key.is_empty() || if is_text { value.contains(&0) } else { key.contains(&0) } {
+                return Err("PAX record with a zero byte or without a key");
             }
             pax.add(key, value)?;
         }
@@ -45,46 +61,40 @@ impl Pax {
 
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         let is_set = !value.is_empty();
-        let some_text = |value: &[u8]| -> Result<Option<Vec<u8>>, &'static str> {
-            if value.contains(&0) {
-                return Err("PAX name holds a zero byte");
-            }
-            Ok(is_set.then(|| value.to_vec()))
-        };
-        let some_number = |value: &[u8]| if is_set { decimal(value).map(Some) } else { Ok(None) };
+        let some_text = |value: &[u8]| is_set.then(|| value.to_vec());
         match key {
-            b"path" => self.path = some_text(value)?,
-            b"linkpath" => self.linkpath = some_text(value)?,
-            b"size" => self.size = some_number(value)?,
-            b"uid" => self.uid = some_number(value)?,
-            b"gid" => self.gid = some_number(value)?,
-            b"mtime" => self.mtime = if is_set { Some(time(value)?) } else { None },
-            b"GNU.sparse.name" => self.sparse_name = some_text(value)?,
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse_size = some_number(value)?,
-            b"GNU.sparse.major" => self.sparse_version.0 = some_number(value)?,
-            b"GNU.sparse.minor" => self.sparse_version.1 = some_number(value)?,
+            b"path" => self.path = some_text(value),
+            b"linkpath" => self.linkpath = some_text(value),
+            b"size" => self.size = some_text(value),
+            b"uid" => self.uid = some_text(value),
+            b"gid" => self.gid = some_text(value),
+            b"mtime" => self.mtime = some_text(value),
+            b"atime" => self.other_times[0] = some_text(value),
+            b"ctime" => self.other_times[1] = some_text(value),
+            b"GNU.sparse.name" => self.sparse_name = some_text(value),
+            b"GNU.sparse.size" => self.sparse_size = some_text(value),
+            b"GNU.sparse.realsize" => self.sparse_real_size = some_text(value),
+            b"GNU.sparse.major" => self.sparse_version.0 = value.to_vec(),
+            b"GNU.sparse.minor" => self.sparse_version.1 = value.to_vec(),
+            b"GNU.sparse.numblocks" => self.sparse_blocks = value.to_vec(),
+            b"GNU.sparse.map" => self.sparse_map = value.to_vec(),
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
                 // Strictly alternating: an offset comes at an even place.
-                if (key == b"GNU.sparse.offset") != self.sparse_numbers.len().is_multiple_of(2) {
+                let is_offset = key == b"GNU.sparse.offset";
+                if is_offset != self.sparse_numbers.len().is_multiple_of(2) || value.contains(&b',') {
                     return Err("sparse records out of order");
                 }
-                self.has_sparse_list = true;
-                self.sparse_numbers.push(decimal(value)?);
+                self.sparse_numbers.push(value.to_vec());
+                if self.sparse_numbers.len() > 2 * EXTENTS_MAX {
+                    return Err("sparse map too long");
+                }
             }
-            b"GNU.sparse.map" => {
-                self.has_sparse_list = true;
-                self.sparse_numbers = value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
-            }
-            b"GNU.sparse.numblocks" => self.has_sparse_list = true,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
                     self.xattrs.retain(|(other, _)| other != name);
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 }
             }
-        }
-        if self.sparse_numbers.len() > 2 * EXTENTS_MAX {
-            return Err("sparse map too long");
         }
         Ok(())
     }
@@ -96,59 +106,70 @@ impl Pax {
         if let Some(linkpath) = &self.linkpath {
             header.link.clone_from(linkpath);
         }
-        header.size = self.size.unwrap_or(header.size);
-        header.uid = self.uid.unwrap_or(header.uid);
-        header.gid = self.gid.unwrap_or(header.gid);
-        header.modified = self.mtime.unwrap_or(header.modified);
-        if i64::try_from(header.size).is_err() {
-            return Err("size out of range");
+        // Only now, because records that never come to a member are never read as numbers.
+        let set = |to: &mut i64, from: &Option<Vec<u8>>| -> Result<(), &'static str> {
+            if let Some(text) = from {
+                *to = decimal(text)?;
+            }
+            Ok(())
+        };
+        set(&mut header.size, &self.size)?;
+        set(&mut header.uid, &self.uid)?;
+        set(&mut header.gid, &self.gid)?;
+        if let Some(text) = &self.mtime {
+            header.modified = time(text)?;
         }
-        Ok(())
+        self.other_times.iter().flatten().try_for_each(|text| time(text).map(drop))
     }
 
-    pub(super) fn has_map_in_content(&self) -> bool {
-        self.sparse_version == (Some(1), Some(0))
+    /// Whether these records are of a sparse file. Versions that are not known are not: the file is then as it is stored.
+    pub(super) fn sparse_form(&self) -> Option<SparseForm> {
+        match (&self.sparse_version.0[..], &self.sparse_version.1[..]) {
+            (b"0", b"0" | b"1") => Some(SparseForm::InHeader),
+            (b"1", b"0") => Some(SparseForm::InContent),
+            (b"", b"") if !self.sparse_map.is_empty() || !self.sparse_numbers.is_empty() => Some(SparseForm::InHeader),
+            _ => None,
+        }
+    }
+
+    /// Length of a sparse file with its holes; `stored` if nothing says.
+    pub(super) fn sparse_size(&self, stored: u64) -> Result<u64, &'static str> {
+        match self.sparse_size.as_ref().or(self.sparse_real_size.as_ref()) {
+            Some(text) => u64::try_from(decimal(text)?).map_err(|_| "sparse file of a negative size"),
+            None => Ok(stored),
+        }
     }
 
     /// The map of formats 0.0 and 0.1.
-    pub(super) fn sparse_map(&self) -> Result<Option<SparseMap>, &'static str> {
-        if !self.has_sparse_list {
-            return match self.sparse_version {
-                (None, None) => Ok(None),
-                _ => Err("sparse format of an unknown version"),
-            };
+    pub(super) fn sparse_map(&self) -> Result<Vec<Extent>, &'static str> {
+        let numbers: Vec<&[u8]> = match self.sparse_numbers.is_empty() {
+            false => self.sparse_numbers.iter().map(Vec::as_slice).collect(),
+            true if self.sparse_map.is_empty() => Vec::new(),
+            true => self.sparse_map.split(|byte| *byte == b',').collect(),
+        };
+        if usize::try_from(decimal(&self.sparse_blocks)?).ok().and_then(|count| count.checked_mul(2))
+            != Some(numbers.len())
+        {
+            return Err("sparse map of another length than announced");
         }
-        if !self.sparse_numbers.len().is_multiple_of(2) {
-            return Err("sparse map with an odd number of numbers");
+        if numbers.len() > 2 * EXTENTS_MAX {
+            return Err("sparse map too long");
         }
-        let extents = self.sparse_numbers.chunks(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect();
-        Ok(Some(SparseMap { real_size: self.sparse_size.ok_or("sparse file without a size")?, extents }))
+        let number = |text: &[u8]| u64::try_from(decimal(text)?).map_err(|_| "negative number in sparse map");
+        numbers.chunks(2).map(|pair| Ok(Extent { offset: number(pair[0])?, length: number(pair[1])? })).collect()
     }
 }
 
-pub(super) fn decimal(text: &[u8]) -> Result<u64, &'static str> {
-    if text.is_empty() || text.len() > 19 {
-        return Err("a number that is not one");
-    }
-    let mut value: u64 = 0;
-    for digit in text {
-        if !digit.is_ascii_digit() {
-            return Err("a number that is not decimal");
-        }
-        // 19 digits fit.
-        value = value * 10 + u64::from(digit - b'0');
-    }
-    Ok(value)
+/// A decimal number with or without a sign. Source: Go's `strconv.ParseInt`.
+pub(super) fn decimal(text: &[u8]) -> Result<i64, &'static str> {
+    let text = std::str::from_utf8(text).map_err(|_| "a number that is not decimal")?;
+    text.parse().map_err(|_| "a number that is not decimal")
 }
 
 /// Seconds with an optional fraction, of which nanoseconds count.
 fn time(text: &[u8]) -> Result<(i64, u32), &'static str> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
     let dot = text.iter().position(|byte| *byte == b'.');
-    let seconds = i64::try_from(decimal(&text[..dot.unwrap_or(text.len())])?).map_err(|_| "time out of range")?;
+    let seconds = decimal(&text[..dot.unwrap_or(text.len())])?;
     let mut nanoseconds: u32 = 0;
     if let Some(dot) = dot {
         let fraction = &text[dot + 1..];
@@ -161,5 +182,5 @@ fn time(text: &[u8]) -> Result<(i64, u32), &'static str> {
         }
     }
     // Times before the epoch become the epoch, so their fraction does not matter.
-    Ok(if negative { (-seconds.max(1), 0) } else { (seconds, nanoseconds) })
+    Ok(if text[0] == b'-' { (seconds.min(-1), 0) } else { (seconds, nanoseconds) })
 }

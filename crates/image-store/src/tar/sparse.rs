@@ -6,6 +6,9 @@ use super::pax::decimal;
 /// Most pieces of one file: a map of this many takes 2 MiB, and archivers write far fewer.
 pub(super) const EXTENTS_MAX: usize = 128 << 10;
 
+/// Longest number in a map: what fits 64 bits, a sign, and zeros in front.
+const NUMBER_MAX_BYTES: usize = 64;
+
 /// A piece of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -88,22 +91,20 @@ impl MapText {
     pub(super) fn add(&mut self, block: &Block) -> Result<Option<Vec<Extent>>, &'static str> {
         for byte in &block.0 {
             if *byte != b'\n' {
-                if self.digits.len() >= 20 {
+                if self.digits.len() >= NUMBER_MAX_BYTES {
                     return Err("sparse map with a number too long");
                 }
                 self.digits.push(*byte);
                 continue;
             }
-            let value = decimal(&self.digits)?;
+            let number = u64::try_from(decimal(&self.digits)?).map_err(|_| "negative number in sparse map")?;
             self.digits.clear();
             match self.count {
-                None if value > EXTENTS_MAX as u64 => return Err("sparse map too long"),
-                None => self.count = Some(value),
-                Some(_) => self.numbers.push(value),
+                None if number > EXTENTS_MAX as u64 => return Err("sparse map too long"),
+                None => self.count = Some(number),
+                Some(_) => self.numbers.push(number),
             }
-            if let Some(count) = self.count
-                && self.numbers.len() as u64 == count * 2
-            {
+            if self.count.is_some_and(|count| self.numbers.len() as u64 == count * 2) {
                 let pairs = self.numbers.chunks(2);
                 return Ok(Some(pairs.map(|pair| Extent { offset: pair[0], length: pair[1] }).collect()));
             }
