@@ -42,6 +42,10 @@ pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json"
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// An OCI layer that is not compressed.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// One that may not be given to everybody.
+const OCI_NONDISTRIBUTABLE: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+/// The same of Docker.
+const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
 /// A Docker layer that is not compressed.
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// A Docker layer, compressed with gzip.
@@ -95,7 +99,7 @@ pub enum ManifestError {
         value: String,
     },
     /// Layers to be fetched from elsewhere are not fetched.
-    #[error("layer {digest} is foreign or not distributable ({media_type})")]
+    #[error("layer {digest} is foreign or not distributable ({media_type}): only its own registry is asked")]
     ForeignLayer {
         /// The layer.
         digest: String,
@@ -167,6 +171,9 @@ pub struct Descriptor {
     pub digest: String,
     /// Bytes.
     pub size: u64,
+    /// Where else it may be had. Nothing is ever fetched from there.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub urls: Vec<String>,
     /// Free text.
     #[serde(default, deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
@@ -379,12 +386,15 @@ impl ImageManifest {
 
 fn check_layer(layer: &Descriptor) -> Result<Digest, ManifestError> {
     let media_type = layer.media_type.as_str();
-    if media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
+    let is_foreign = [OCI_NONDISTRIBUTABLE, DOCKER_FOREIGN].iter().any(|prefix| media_type.starts_with(prefix));
+    // Those are kept elsewhere, at whatever address the image's author wrote. Where none is written, the registry has them.
+    if is_foreign && !layer.urls.is_empty() {
         return Err(ManifestError::ForeignLayer { digest: layer.digest.clone(), media_type: media_type.to_owned() });
     }
+    let suffix = |prefixes: [&str; 2]| prefixes.into_iter().find_map(|prefix| media_type.strip_prefix(prefix));
     // Only the OCI has encrypted layers; whether there is a key, the caller finds out.
-    let (oci, docker) = (media_type.strip_prefix(OCI_LAYER), media_type.strip_prefix(DOCKER_LAYER));
-    match oci.map(encryption::plain_media_type).or(docker) {
+    let oci = suffix([OCI_LAYER, OCI_NONDISTRIBUTABLE]).map(encryption::plain_media_type);
+    match oci.or(suffix([DOCKER_LAYER, DOCKER_FOREIGN])) {
         Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => layer.parse_digest("layer"),
         _ => Err(ManifestError::Unsupported { what: "layer media type", value: media_type.to_owned() }),
     }

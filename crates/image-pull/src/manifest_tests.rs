@@ -143,3 +143,30 @@ fn diff_ids_are_read_from_configurations() {
         assert_eq!(parse_diff_ids(config.as_bytes()).ok().map(|ids| ids.len()), expected, "{config:.100}");
     }
 }
+
+#[test]
+fn layers_are_fetched_from_the_registry_or_not_at_all() {
+    let url = r#","urls":["https://elsewhere.example/layer"]"#;
+    for (media_type, extra, expected) in [
+        ("application/vnd.oci.image.layer.v1.tar", "", None),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", "", None),
+        ("application/vnd.oci.image.layer.v1.tar+gzip", url, None),
+        ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "", None),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", "", None),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip+encrypted", "", Some(ErrorKind::Unsupported)),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "", None),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", r#","urls":null"#, None),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", url, Some(ErrorKind::Unsupported)),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "", None),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", url, Some(ErrorKind::Unsupported)),
+        ("application/vnd.oci.image.layer.v1.tar+lz4", "", Some(ErrorKind::Unsupported)),
+        ("text/plain", "", Some(ErrorKind::Unsupported)),
+        ("", "", Some(ErrorKind::Unsupported)),
+    ] {
+        let layer = entry('a', extra).replace(OCI_MANIFEST, media_type);
+        let document = format!(r#"{{"config":{},"layers":[{layer}]}}"#, entry('c', ""));
+        let Ok(Manifest::Image(image)) = parse_manifest(document.as_bytes(), None) else { panic!("{document}") };
+        let kind = image.check_layers().err().map(|error| error.kind());
+        assert_eq!(kind, expected, "{media_type} {extra}");
+    }
+}

@@ -507,9 +507,6 @@ async fn what_is_no_runnable_image_is_told_by_type() {
     for (manifest, kind) in [
         (with("application/vnd.cncf.helm.config.v1+json", OCI_LAYER, ""), ErrorKind::Artifact),
         (with(config, OCI_LAYER, r#","artifactType":"application/x""#), ErrorKind::Artifact),
-        (with(config, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", ""), ErrorKind::Unsupported),
-        (with(config, "application/vnd.oci.image.layer.nondistributable.v1.tar", ""), ErrorKind::Unsupported),
-        (with(config, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted", ""), ErrorKind::Unsupported),
         (with(config, "text/plain", ""), ErrorKind::Unsupported),
         // A configuration without diff ids for a manifest with one layer.
         (with(config, OCI_LAYER, ""), ErrorKind::Malformed),

@@ -22,13 +22,22 @@ pub(crate) fn scan(bytes: &[u8]) {
 
 /// Unpacks the archive into a store. Whatever it holds, nothing beside the store changes.
 pub(crate) fn unpack(bytes: &[u8]) {
+    stage(&with_checksums(bytes));
+}
+
+/// The same with bytes that are compressed, which must stay as they are to be read at all.
+pub(crate) fn decompress(bytes: &[u8]) {
+    stage(bytes);
+}
+
+fn stage(bytes: &[u8]) {
     thread_local! {
         static AREA: OnceCell<Area> = const { OnceCell::new() };
     }
     AREA.with(|area| {
         let area = area.get_or_init(Area::new);
         let options = StageOptions { diff_size_max: Some(DIFF_BYTES_MAX) };
-        if let Ok(staged) = area.store.stage_layer(&*with_checksums(bytes), options) {
+        if let Ok(staged) = area.store.stage_layer(bytes, options) {
             assert!(staged.contents().diff_size <= DIFF_BYTES_MAX, "the limit holds");
         }
         area.check();

@@ -58,6 +58,8 @@ targets! {
     auth_file, PURE, image_pull::fuzz::auth_file;
     www_authenticate, PURE, image_pull::fuzz::www_authenticate;
     manifest, PURE, image_pull::fuzz::manifest;
+    schema1_manifest, HEAVY, domain::schema1::fuzz;
+    encrypted_layer, ON_DISK, image_crypt::fuzz;
     archive_index, PURE, image_pull::fuzz::archive_index;
     signature_policy, PURE, image_trust::fuzz::policy;
     registries_d, PURE, image_trust::fuzz::registries_d;
@@ -68,6 +70,7 @@ targets! {
     artifact_index, PURE, image_store::fuzz_index;
     tar, HEAVY, layer::scan;
     unpack, ON_DISK, layer::unpack;
+    compressed_layer, ON_DISK, layer::decompress;
     artifact, PURE, domain::artifact::fuzz;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;

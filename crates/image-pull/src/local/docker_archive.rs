@@ -140,6 +140,7 @@ fn build(mut image: LocalImage, entry: &Entry, names: Vec<Reference>) -> Result<
         media_type: DOCKER_MANIFEST.to_owned(),
         digest: digest_of(&bytes).to_string(),
         size: bytes.len() as u64,
+        urls: Vec::new(),
         annotations: BTreeMap::new(),
         platform: None,
     };
