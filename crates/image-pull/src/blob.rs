@@ -168,6 +168,16 @@ impl BlobStream {
         Ok(Self { expected_digest: digest.clone(), size: length, kept: 0, progress, chunks: Box::pin(chunks) })
     }
 
+    /// A stream of `length` bytes put together elsewhere.
+    pub(crate) fn from_chunks(
+        digest: &Digest,
+        length: u64,
+        chunks: impl Stream<Item = Result<Bytes, BlobError>> + Send + 'static,
+    ) -> Self {
+        let progress = BlobProgress::default();
+        Self { expected_digest: digest.clone(), size: length, kept: 0, progress, chunks: Box::pin(chunks) }
+    }
+
     pub(crate) fn open_local(
         image: &LocalImage,
         slice: LocalSlice,

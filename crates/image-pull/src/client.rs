@@ -362,13 +362,18 @@ impl Resolved {
 }
 
 /// What of a blob is wanted.
-enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// All; with a place for what comes slowly.
     Whole(Option<&'a Partials>),
     Range(Range<u64>),
 }
 
-async fn open_blob_of(origin: &Origin, digest: &Digest, size: u64, part: Part<'_>) -> Result<BlobStream, BlobError> {
+pub(crate) async fn open_blob_of(
+    origin: &Origin,
+    digest: &Digest,
+    size: u64,
+    part: Part<'_>,
+) -> Result<BlobStream, BlobError> {
     match origin {
         Origin::Registry(place) => match part {
             Part::Whole(partials) => BlobStream::open_remote(place, digest, size, partials).await,

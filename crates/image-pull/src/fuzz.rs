@@ -22,6 +22,11 @@ pub fn reference(bytes: &[u8]) {
     let _ = Registries::default().candidates(&text);
 }
 
+/// Answers with several parts of a blob, behind a line with their media type.
+pub fn multipart(bytes: &[u8]) {
+    crate::multipart::fuzz(bytes);
+}
+
 /// Manifests, indices and configurations.
 pub fn manifest(bytes: &[u8]) {
     let _ = parse_diff_ids(bytes);

@@ -174,6 +174,18 @@ impl Session {
         }
     }
 
+    /// What `ranges`, the text of a `Range` header, names of a blob: an answer of class 2xx, of whatever form.
+    pub(crate) async fn blob_ranges(
+        &self,
+        digest: &Digest,
+        ranges: &str,
+    ) -> Result<(String, Response<Incoming>), RequestError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, header(ranges));
+        let answered = self.get(&format!("/v2/{}/blobs/{digest}", self.path), headers).await?;
+        Ok((authority_of(&answered.uri), answered.response))
+    }
+
     /// The reference the session was opened for.
     pub(crate) fn reference(&self) -> &Reference {
         &self.reference
