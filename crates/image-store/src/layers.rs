@@ -7,6 +7,8 @@
 //! 4. the record is written (kept if an image uses it by then, else removed for the mark).
 
 use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,10 +20,11 @@ use sha2::{Digest as _, Sha256};
 use crate::driver::Below;
 use crate::error::{CommitLayerError, PathError, RemoveLayerError};
 use crate::fault;
+use crate::images::big_data_file;
 use crate::overlay::LOWER_MAX;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::stage::StagedLayer;
-use crate::staging::{StagingDir, remove_tree};
+use crate::staging::{StagingDir, StagingFile, remove_tree};
 use crate::store::{STABLE, Store};
 use crate::table::{Guard, RecordsError};
 use crate::types::{ExpectedLayer, Layer};
@@ -62,6 +65,15 @@ impl Drop for LayerPin {
             }
         }
     }
+}
+
+/// A layer whose files lie, durable, where nobody looks, and the record it is to have.
+pub(crate) struct NamelessLayer {
+    pub(crate) directory: StagingDir,
+    pub(crate) split: Option<StagingFile>,
+    /// What is stored with it: key and file.
+    pub(crate) data: Vec<(&'static str, StagingFile)>,
+    pub(crate) record: LayerRecord,
 }
 
 impl LayerRecord {
@@ -144,22 +156,41 @@ impl Store {
     ) -> Result<LayerPin, CommitLayerError> {
         check_contents(&staged, expected)?;
         let id = layer_id(parent, &staged.contents.diff_id);
-        // What has to be synced is made ready without holding others up.
-        let below = {
+        {
             let layers = self.layers.read().map_err(CommitLayerError::Records)?;
             if layers.find(id.as_str()).is_some_and(|row| self.is_whole(row)) {
                 return Ok(self.pin(id));
             }
+        }
+        // What has to be synced is made ready without holding others up.
+        staged.sync().map_err(CommitLayerError::Path)?;
+        let record = record_of(&staged, &id, parent);
+        let StagedLayer { directory, split, .. } = staged;
+        self.commit(NamelessLayer { directory, split: Some(split), data: Vec::new(), record }, &id, parent)
+    }
+
+    /// Gives a layer its name; `record` says whose it is.
+    pub(crate) fn commit(
+        &self,
+        layer: NamelessLayer,
+        id: &LayerId,
+        parent: Option<&LayerId>,
+    ) -> Result<LayerPin, CommitLayerError> {
+        // What has to be synced is made ready without holding others up.
+        let below = {
+            let layers = self.layers.read().map_err(CommitLayerError::Records)?;
+            if layers.find(id.as_str()).is_some_and(|row| self.is_whole(row)) {
+                return Ok(self.pin(id.clone()));
+            }
             self.below_of(&layers, parent)?
         };
-        staged.sync().map_err(CommitLayerError::Path)?;
-        let dressed = self.driver.dress(staged.directory.path(), below.as_ref()).map_err(CommitLayerError::Path)?;
+        let dressed = self.driver.dress(layer.directory.path(), below.as_ref()).map_err(CommitLayerError::Path)?;
         // Declared before the lock, so that directories are deleted after it is let go.
         let mut away: Vec<StagingDir> = Vec::new();
         let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
         if let Some((file, row)) = layers.locate(id.as_str()) {
             if self.is_whole(row) {
-                return Ok(self.pin(id));
+                return Ok(self.pin(id.clone()));
             }
             layers.rows_mut(file).retain(|row| row.id != id.as_str());
             layers.save(file).map_err(CommitLayerError::Records)?;
@@ -172,10 +203,9 @@ impl Store {
             return Err(CommitLayerError::NoParent { parent: parent.clone() });
         }
         self.staging().mark_pending(id.as_str()).map_err(CommitLayerError::Path)?;
-        let record = record_of(&staged, &id, parent);
         // Left by a crash; no record mentions it.
         away.extend(self.take_layer_files(id.as_str()).map_err(CommitLayerError::Path)?);
-        let named = self.name_layer(staged, &id, &dressed).map_err(CommitLayerError::Path).and_then(|()| {
+        let named = self.name_layer(layer, id, &dressed).map_err(CommitLayerError::Path).and_then(|record| {
             layers.rows_mut(STABLE).push(record);
             layers.save(STABLE).map_err(CommitLayerError::Records)
         });
@@ -186,7 +216,7 @@ impl Store {
             }
             return Err(error);
         }
-        Ok(self.pin(id))
+        Ok(self.pin(id.clone()))
     }
 
     pub(crate) fn below_of(
@@ -206,10 +236,23 @@ impl Store {
         Ok(Some(below))
     }
 
-    fn name_layer(&self, staged: StagedLayer, id: &LayerId, dressed: &str) -> Result<(), PathError> {
-        let StagedLayer { directory, split, .. } = staged;
-        split.move_to(&self.tar_split(id.as_str()))?;
-        self.driver.place(directory, id.as_str(), dressed)
+    fn name_layer(&self, layer: NamelessLayer, id: &LayerId, dressed: &str) -> Result<LayerRecord, PathError> {
+        let NamelessLayer { directory, split, data, record } = layer;
+        if let Some(split) = split {
+            split.move_to(&self.tar_split(id.as_str()))?;
+        }
+        if !data.is_empty() {
+            let home = self.layers_dir().join(id.as_str());
+            fault::step("make directory of layer data").map_err(PathError::new("make directory", &home))?;
+            DirBuilder::new().mode(0o700).create(&home).map_err(PathError::new("make directory", &home))?;
+            for (key, file) in data {
+                file.move_to(&home.join(big_data_file(key)))?;
+            }
+            let opened = File::open(&home).and_then(|home| home.sync_all());
+            opened.map_err(PathError::new("sync", &home))?;
+        }
+        self.driver.place(directory, id.as_str(), dressed)?;
+        Ok(record)
     }
 
     pub(crate) fn tar_split(&self, id: &str) -> PathBuf {

@@ -10,6 +10,7 @@
 mod artifacts;
 mod btrfs;
 mod check;
+mod chunked;
 mod commit;
 mod containers;
 mod copies;
@@ -45,6 +46,10 @@ pub use artifacts::{
     ArtifactError, ArtifactStaging, ArtifactStore, Forget, NewArtifact, StageBlobError, StoredArtifact, fuzz_index,
 };
 pub use check::{CheckOptions, Damage, Depth, OnContainers, RepairError, RepairOptions, Report, Stray, StrayKind};
+pub use chunked::{
+    ByteRange, ChunkedContents, ChunkedLayer, ChunkedOptions, ChunkedPlan, StageChunkedError, StagedChunked, TocError,
+    TocPosition, fuzz_split, fuzz_toc, image_id_by_toc, toc_layer_id,
+};
 pub use error::{
     BigDataError, CommitLayerError, CreateContainerError, FindImageError, MountError, MountImageError, OpenError,
     PathError, PutImageError, RemoveContainerError, RemoveImageError, RemoveLayerError, StageError, UsageError,

@@ -50,6 +50,9 @@ pub(crate) struct LayerRecord {
     pub(crate) compressed_size: i64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) diff_digest: String,
+    /// Digest of the table of contents it was made by.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) toc_digest: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) diff_size: i64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -64,6 +67,8 @@ pub(crate) struct LayerRecord {
     pub(crate) uidmap: Vec<MapRecord>,
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub(crate) gidmap: Vec<MapRecord>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) big_data_names: Vec<String>,
     #[serde(flatten)]
     pub(crate) others: Map<String, Value>,
 }
@@ -188,6 +193,10 @@ mod tests {
         // As written by podman 4.3.
         unchanged::<LayerRecord>(
             r#"[{"id":"27","names":["c1-layer"],"parent":"90","created":"2026-11-20T09:02:35.458401968Z","compressed-diff-digest":"sha256:27","compressed-size":1996800,"diff-digest":"sha256:27","diff-size":1996800,"compression":2,"uidset":[0],"gidset":[0,42],"uidmap":[{"container_id":0,"host_id":1,"size":2}]}]"#,
+        );
+        // As written by containers/storage 1.62.
+        unchanged::<LayerRecord>(
+            r#"[{"id":"27","created":"2026-11-20T09:02:35.458401968Z","toc-digest":"sha256:28","diff-size":-1,"uidset":[0],"gidset":[0],"flags":{"expected-layer-diffid":"sha256:29"},"big-data-names":["zstd-chunked-layer-data","zstd-chunked-manifest"]}]"#,
         );
         unchanged::<ImageRecord>(
             r#"[{"id":"82","digest":"sha256:49","names":["localhost/a:1"],"names-history":["localhost/a:1"],"layer":"27","metadata":"{}","big-data-names":["manifest"],"big-data-sizes":{"manifest":343},"big-data-digests":{"manifest":"sha256:49"},"created":"2026-11-20T09:02:35.058629427Z"}]"#,

@@ -4,15 +4,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../tests/e2e/src/chunked.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod blob;
 mod common;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Roots, container_id, digest, gzip, image_of, new_container, put, second_tar, small_tar};
+use common::{Roots, Tar, container_id, digest, gzip, image_of, new_container, put, second_tar, small_tar};
 use domain::id::ImageId;
-use image_store::{CheckOptions, Depth, ExpectedLayer, LayerPin, StageOptions, Store, fault};
+use image_store::{
+    ByteRange, CheckOptions, ChunkedLayer, ChunkedOptions, Depth, ExpectedLayer, LayerPin, StageOptions, Store,
+    TocPosition, fault,
+};
 
 fn names(path: &Path) -> BTreeSet<String> {
     std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -41,6 +47,11 @@ fn check(roots: &Roots, store: &Store, what: &str) {
             assert!(files.remove(&format!("{}.tar-split.gz", layer.id)), "{what}: tar-split");
         } else {
             assert!(used.contains(layer.id.as_str()), "{what}: a layer without a container");
+        }
+        let data = roots.records("layers").join(layer.id.as_str());
+        if files.remove(layer.id.as_str()) {
+            let expected = ["zstd-chunked-manifest", "zstd-chunked-layer-data"].map(big_data_file).into();
+            assert_eq!(names(&data), expected, "{what}: data of a layer");
         }
     }
     let expected = ["layers.json", "layers.lock", "volatile-layers.json"].map(str::to_owned).into();
@@ -96,6 +107,38 @@ fn pull(store: &Store) -> Result<ImageId, String> {
     Ok(id)
 }
 
+fn big_data_file(key: &str) -> String {
+    use base64::Engine;
+    format!("={}", base64::engine::general_purpose::STANDARD.encode(key))
+}
+
+/// Layers of parts: the second takes a file from the first.
+fn pull_parts(store: &Store) -> Result<(), String> {
+    let second = Tar::default().file("other/tool", &vec![7; 3000]).file("new", b"new").finish();
+    let blobs: Vec<_> = [small_tar(), second].map(|tar| (gzip(&tar), tar, "+gzip")).into();
+    let mut pins: Vec<LayerPin> = Vec::new();
+    for (_, tar, _) in &blobs {
+        let parent = pins.last().map(LayerPin::id);
+        if let Some(pin) = store.find_layer(parent, &digest(tar)).map_err(|error| error.to_string())? {
+            pins.push(pin);
+            continue;
+        }
+        let blob = blob::build(tar, blob::How::default(), |_| {});
+        let bytes = |range: ByteRange| {
+            blob.bytes[usize::try_from(range.start).unwrap()..usize::try_from(range.end()).unwrap()].to_vec()
+        };
+        let position = TocPosition::find(&blob.annotations, blob.bytes.len() as u64).unwrap().unwrap();
+        let layer = ChunkedLayer::parse(&position, &bytes(position.table), position.split.map(bytes)).unwrap();
+        let plan = store.plan_chunked(layer, ChunkedOptions::default()).map_err(|error| error.to_string())?;
+        let missing: Vec<u8> = plan.ranges().iter().copied().flat_map(bytes).collect();
+        let staged = store.stage_chunked(plan, &missing[..], StageOptions::default());
+        let staged = staged.map_err(|error| error.to_string())?;
+        pins.push(store.commit_chunked(staged, parent, &digest(tar)).map_err(|error| error.to_string())?);
+    }
+    let image = image_of(&blobs, &["localhost/new:1", "localhost/moves:1"], pins.last().map(LayerPin::id));
+    store.put_image(image).map_err(|error| error.to_string())
+}
+
 /// The same configuration under another manifest, as a registry serves it after recompressing.
 fn put_again(store: &Store) -> Result<(), String> {
     let blobs: Vec<_> = [small_tar(), second_tar()].map(|tar| (tar.clone(), tar, "")).into();
@@ -121,7 +164,8 @@ fn run() -> [Operation; 2] {
 
 #[test]
 fn every_step_can_be_the_last() {
-    let operations: [Operation; 4] = [
+    let operations: [Operation; 5] = [
+        ("pull parts", pull_parts),
         run()[0],
         run()[1],
         ("remove image", |store| {

@@ -9,6 +9,7 @@
 //! Begin reading at [`scenario`], then [`World`].
 #![forbid(unsafe_code)]
 
+pub mod chunked;
 pub mod cri;
 pub mod http;
 pub mod hung;

@@ -60,6 +60,7 @@ targets! {
     manifest, PURE, image_pull::fuzz::manifest;
     schema1_manifest, HEAVY, domain::schema1::fuzz;
     encrypted_layer, ON_DISK, image_crypt::fuzz;
+    multipart, PURE, image_pull::fuzz::multipart;
     archive_index, PURE, image_pull::fuzz::archive_index;
     signature_policy, PURE, image_trust::fuzz::policy;
     registries_d, PURE, image_trust::fuzz::registries_d;
@@ -71,6 +72,8 @@ targets! {
     tar, HEAVY, layer::scan;
     unpack, ON_DISK, layer::unpack;
     compressed_layer, ON_DISK, layer::decompress;
+    layer_table, PURE, image_store::fuzz_toc;
+    tar_split, HEAVY, image_store::fuzz_split;
     artifact, PURE, domain::artifact::fuzz;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use domain::id::LayerId;
-use serde_json::Value;
 
 use super::{Damage, Damages, Depth, Snapshot, contents};
 use crate::error::PathError;
@@ -21,10 +20,6 @@ use crate::store::Store;
 const READERS_MAX: usize = 4;
 
 impl LayerRecord {
-    fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
-        self.others.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-    }
-
     /// Whether its files have other owners than its tar says.
     fn is_mapped(&self) -> bool {
         !(self.uidmap.is_empty() && self.gidmap.is_empty())
@@ -79,7 +74,7 @@ impl Store {
             found.push(Damage::PartMissing { what });
         }
         let data = self.layers_dir().join(&row.id);
-        for key in row.texts("big-data-names") {
+        for key in &row.big_data_names {
             let path = data.join(big_data_file(key));
             let source = match std::fs::symlink_metadata(&path) {
                 Ok(data) if data.is_file() => continue,

@@ -31,14 +31,14 @@ use crate::staging::{StagingDir, StagingFile};
 use crate::store::Store;
 use crate::tar::{Kind, Reader, TarError};
 use crate::types::{LayerContents, StageOptions};
-use pipe::Outlet;
-use split::{Seen, SplitWriter};
-pub(crate) use unpack::clean;
-use unpack::{SparseWriter, Tree, unpack_error, write_plain};
+pub(crate) use pipe::{Outlet, pipe};
+pub(crate) use split::{Seen, SplitWriter};
+use unpack::{SparseWriter, write_plain};
+pub(crate) use unpack::{Tree, clean, is_allowed_xattr, unpack_error};
 pub(crate) use write_back::WriteBack;
 
 /// Most members of one layer: ten times the largest layers in the field; each takes an inode.
-const ENTRIES_MAX: u64 = 5_000_000;
+pub(crate) const ENTRIES_MAX: u64 = 5_000_000;
 /// Counts directories of layers that were opened.
 static OPENED: AtomicU64 = AtomicU64::new(0);
 /// Name of the files' directory in a staging directory.
@@ -84,8 +84,8 @@ impl Store {
         let (root, split_file) = open_targets(&directory, &split).map_err(StageError::Path)?;
         let opened = OPENED.fetch_add(1, Ordering::Relaxed);
         let limit = options.diff_size_max.unwrap_or(u64::MAX);
-        let (compressed_in, compressed) = pipe::pipe();
-        let (plain_in, plain) = pipe::pipe();
+        let (compressed_in, compressed) = pipe();
+        let (plain_in, plain) = pipe();
         let (read, decompressed, unpacked) = std::thread::scope(|scope| {
             let (root, directory, split) = (root.as_fd(), &directory, &split);
             let decompressing = confined(scope, "decompress", root, move || feed::decompress(compressed, plain_in));
@@ -120,7 +120,7 @@ impl Store {
 }
 
 /// Opens what the unpacking thread writes to and could not open itself.
-fn open_targets(directory: &StagingDir, split: &StagingFile) -> Result<(OwnedFd, File), PathError> {
+pub(crate) fn open_targets(directory: &StagingDir, split: &StagingFile) -> Result<(OwnedFd, File), PathError> {
     let diff = directory.path().join(DIFF);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, &diff, flags, Mode::empty()).map_err(PathError::new("open", &diff))?;
@@ -358,7 +358,8 @@ impl<W: io::Write> Unpacking<'_, W> {
     }
 }
 
-fn is_whiteout(path: &[u8]) -> bool {
+/// Whether a cleaned name is that of a whiteout.
+pub(crate) fn is_whiteout(path: &[u8]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     name.starts_with(b".wh.")
 }

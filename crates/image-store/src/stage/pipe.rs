@@ -15,16 +15,16 @@ enum Piece {
 }
 
 /// Where pieces go in.
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     full: SyncSender<Piece>,
     empty: Receiver<Vec<u8>>,
 }
 
 /// Whoever reads the other end has given up.
-pub(super) struct NobodyListens;
+pub(crate) struct NobodyListens;
 
 /// Where they come out, one after the other.
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     full: Receiver<Piece>,
     used: Sender<Vec<u8>>,
     current: Vec<u8>,
@@ -39,7 +39,7 @@ enum Arrival {
     Broken,
 }
 
-pub(super) fn pipe() -> (Inlet, Outlet) {
+pub(crate) fn pipe() -> (Inlet, Outlet) {
     let (full, pieces) = sync_channel(PIECES_IN_FLIGHT);
     let (used, empty) = channel();
     (Inlet { full, empty }, Outlet { full: pieces, used, current: Vec::new(), at: 0, state: Arrival::Going })
@@ -47,7 +47,7 @@ pub(super) fn pipe() -> (Inlet, Outlet) {
 
 impl Inlet {
     /// Sends everything `source` gives; `look` sees it before it goes. An error is that of the source.
-    pub(super) fn pump(
+    pub(crate) fn pump(
         self,
         source: &mut impl Read,
         mut look: impl FnMut(&[u8]),

@@ -20,7 +20,7 @@ enum Content {
 
 /// Whether a file can be named in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// For the first time.
     New,
     /// Again, and nothing of either has content: the readers of the field refuse a second entry, and none is needed.
@@ -30,7 +30,7 @@ pub(super) enum Seen {
 }
 
 /// A stream being written.
-pub(super) struct SplitWriter<W: Write> {
+pub(crate) struct SplitWriter<W: Write> {
     gzip: GzEncoder<W>,
     position: u64,
     line: String,
@@ -41,7 +41,7 @@ pub(super) struct SplitWriter<W: Write> {
 }
 
 impl<W: Write> SplitWriter<W> {
-    pub(super) fn new(inner: W) -> Self {
+    pub(crate) fn new(inner: W) -> Self {
         Self {
             gzip: GzEncoder::new(inner, Compression::fast()),
             position: 0,
@@ -52,7 +52,7 @@ impl<W: Write> SplitWriter<W> {
     }
 
     /// Notes that a member of this cleaned name is about to be written.
-    pub(super) fn note(&mut self, clean: &[u8], size: u64) -> Seen {
+    pub(crate) fn note(&mut self, clean: &[u8], size: u64) -> Seen {
         let content = if size > 0 { Content::Some } else { Content::None };
         let key = self.hasher.hash_one(clean);
         match self.seen.insert(key, content) {
@@ -63,7 +63,7 @@ impl<W: Write> SplitWriter<W> {
     }
 
     /// Raw bytes; none write nothing.
-    pub(super) fn segment(&mut self, raw: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn segment(&mut self, raw: &mut Vec<u8>) -> io::Result<()> {
         if raw.is_empty() {
             return Ok(());
         }
@@ -76,7 +76,7 @@ impl<W: Write> SplitWriter<W> {
     }
 
     /// A file of the layer, by the name the archive has for it.
-    pub(super) fn file(&mut self, name: &[u8], size: u64, crc: Option<[u8; 8]>) -> io::Result<()> {
+    pub(crate) fn file(&mut self, name: &[u8], size: u64, crc: Option<[u8; 8]>) -> io::Result<()> {
         use std::fmt::Write as _;
         self.line.clear();
         self.line.push_str("{\"type\":1,");
@@ -114,7 +114,7 @@ impl<W: Write> SplitWriter<W> {
         self.gzip.write_all(self.line.as_bytes())
     }
 
-    pub(super) fn finish(self) -> io::Result<W> {
+    pub(crate) fn finish(self) -> io::Result<W> {
         self.gzip.finish()
     }
 }

@@ -75,7 +75,7 @@ enum Replaced {
 }
 
 /// A layer's directory being filled.
-pub(super) struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     root: BorrowedFd<'a>,
     devices: DevicePolicy,
     making: Making,
@@ -97,7 +97,7 @@ enum Making {
 
 impl<'a> Tree<'a> {
     /// For a thread that [`sys::confine::enter`] has put behind walls around `root`: its umask is empty.
-    pub(super) fn confined(root: BorrowedFd<'a>, devices: DevicePolicy) -> Result<Self, Errno> {
+    pub(crate) fn confined(root: BorrowedFd<'a>, devices: DevicePolicy) -> Result<Self, Errno> {
         let passes_group_on = rustix::fs::fstat(root)?.st_mode & SETGID != 0;
         let has_default_acl = match rustix::fs::fgetxattr(root, DEFAULT_ACL_XATTR, &mut [0_u8; 0][..]) {
             Ok(_) => true,
@@ -122,7 +122,7 @@ impl<'a> Tree<'a> {
     /// Makes a member that has no content, or that is no file of its own.
     ///
     /// `path` is its cleaned name.
-    pub(super) fn make(&mut self, path: &[u8], member: &Member) -> Result<(), TarError> {
+    pub(crate) fn make(&mut self, path: &[u8], member: &Member) -> Result<(), TarError> {
         // The layer's own directory gets its mode from what it lies on.
         if path.is_empty() {
             return Ok(());
@@ -176,7 +176,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes a regular file, which is still to be filled and then given to [`Tree::finish_file`].
-    pub(super) fn create(&mut self, path: &[u8], member: &Member) -> Result<File, TarError> {
+    pub(crate) fn create(&mut self, path: &[u8], member: &Member) -> Result<File, TarError> {
         let (_, name) = split(path);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = self.first_mode(member, 0o600);
@@ -195,7 +195,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Gives a filled file its owner, mode, attributes and time.
-    pub(super) fn finish_file(&self, file: &File, member: &Member) -> Result<(), TarError> {
+    pub(crate) fn finish_file(&self, file: &File, member: &Member) -> Result<(), TarError> {
         let fail = |action| unpack_error(member, action);
         if !self.is_made_right(member) {
             own(file, member).map_err(fail("set owner"))?;
@@ -206,8 +206,21 @@ impl<'a> Tree<'a> {
         rustix::fs::futimens(file, &times(member.modified)).map_err(|error| fail("set times")(error.into()))
     }
 
+    /// Makes a file that is a further name of one outside the layer; `link` is given the directory and the name.
+    pub(crate) fn link_from(
+        &mut self,
+        path: &[u8],
+        member: &Member,
+        mut link: impl FnMut(&OwnedFd, &Path) -> Result<(), Errno>,
+    ) -> Result<(), TarError> {
+        let (_, name) = split(path);
+        self.make_or_replace(path, member, "link file", |parent| link(parent, os(name)))?;
+        self.note_owner(member);
+        Ok(())
+    }
+
     /// Sets the times of directories, which filling them has changed.
-    pub(super) fn finish(mut self) -> Result<(Vec<u32>, Vec<u32>), TarError> {
+    pub(crate) fn finish(mut self) -> Result<(Vec<u32>, Vec<u32>), TarError> {
         for (path, time) in std::mem::take(&mut self.directory_times) {
             let (parent, name) = split(&path);
             let set = self.parent(parent).and_then(|parent| {
@@ -425,7 +438,7 @@ pub(super) fn write_plain(mut file: &File, piece: &[u8]) -> io::Result<()> {
     file.write_all(piece)
 }
 
-pub(super) fn unpack_error(member: &Member, action: &'static str) -> impl FnOnce(io::Error) -> TarError + use<> {
+pub(crate) fn unpack_error(member: &Member, action: &'static str) -> impl FnOnce(io::Error) -> TarError + use<> {
     let name = shown(&member.name);
     move |source| TarError::Unpack { name, action, source }
 }
@@ -441,7 +454,7 @@ fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
 }
 
 /// `security.capability` and `user.*`: anything else is either the overlay's own or a policy of this machine.
-fn is_allowed_xattr(name: &[u8], kind: Kind) -> bool {
+pub(crate) fn is_allowed_xattr(name: &[u8], kind: Kind) -> bool {
     match name {
         b"security.capability" => kind == Kind::File,
         name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

@@ -21,7 +21,7 @@ impl WriteBack {
     ///
     /// Promises nothing: whoever needs files to be durable calls `syncfs` on a descriptor opened before they were made,
     /// which also reports what went wrong in these flushes.
-    pub(super) fn note(&self, directory: BorrowedFd<'_>, bytes: u64) {
+    pub(crate) fn note(&self, directory: BorrowedFd<'_>, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if written < STEP_BYTES || self.is_flushing.swap(true, Ordering::Relaxed) {
             return;

@@ -174,6 +174,16 @@ impl<R: BufRead> Reader<R> {
         self.inner
     }
 
+    /// The bytes' source.
+    pub(crate) fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
+    /// Counts the content of the current member as read: it came from elsewhere.
+    pub(crate) fn pass_content(&mut self) {
+        self.offset += std::mem::take(&mut self.content_left);
+    }
+
     /// Raw bytes since the last call: headers, extensions, padding, and content passed with [`Reader::advance_keeping`].
     pub fn take_raw(&mut self) -> &mut Vec<u8> {
         &mut self.raw
