@@ -41,7 +41,7 @@ pub use sources::{
     DEFAULT_CONFIG_FILE, DEFAULT_DROP_IN_DIR, Locations, MAX_DROP_INS, MAX_FILE_BYTES, MainFile, ReadSourcesError,
     Sources, StorageConf,
 };
-pub use storage_conf::StoreConfig;
+pub use storage_conf::{PullOptions, StoreConfig};
 pub use template::{Template, template, template_over};
 pub use units::ByteCount;
 pub use value::{

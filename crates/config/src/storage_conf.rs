@@ -70,8 +70,22 @@ const OPTION_KEYS: [&str; 18] = [
 const OBSOLETE: [&str; 7] =
     ["remap-uids", "remap-gids", "remap-user", "remap-group", "ostree_repo", "thinpool", "aufs"];
 /// Known keys without effect; CRI-O does not hand them to its store either.
-const NOT_EFFECTIVE: [&str; 4] =
-    ["transient_store", "root-auto-userns-user", "auto-userns-min-size", "auto-userns-max-size"];
+const NOT_EFFECTIVE: [&str; 6] = [
+    "convert_images",
+    "ostree_repos",
+    "transient_store",
+    "root-auto-userns-user",
+    "auto-userns-min-size",
+    "auto-userns-max-size",
+];
+/// Keys of `[storage.options.pull_options]`.
+const PULL_KEYS: [&str; 5] = [
+    "enable_partial_images",
+    "use_hard_links",
+    "insecure_allow_unpredictable_image_contents",
+    "convert_images",
+    "ostree_repos",
+];
 
 /// What `storage.conf` says that no key of `crio.conf` can.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,6 +96,19 @@ pub struct StoreConfig {
     pub driver_priority: Vec<String>,
     /// Volatile containers are mounted as all others.
     pub disable_volatile: bool,
+    /// `[storage.options.pull_options]`.
+    pub pull: PullOptions,
+}
+
+/// How layers may be made of parts of their blobs. Source: containers-storage.conf(5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PullOptions {
+    /// `enable_partial_images`: content that other layers have is not fetched.
+    pub enable_partial_images: bool,
+    /// `use_hard_links`: equal files of two layers are one file.
+    pub use_hard_links: bool,
+    /// `insecure_allow_unpredictable_image_contents`: layers are used although their diff id cannot be checked.
+    pub allow_unpredictable: bool,
 }
 
 /// Reads the main file and the drop-ins, later ones over earlier ones key by key, and says it in terms of `[crio]`.
@@ -150,6 +177,10 @@ pub(crate) fn parse(
             if let Some(DeValue::Boolean(flag)) = found.get("disable-volatile").map(Spanned::get_ref) {
                 conf.disable_volatile = *flag;
             }
+            if let Some(pull) = find_table(found, "pull_options") {
+                warn_keys(&mut layer, pull, "storage.options.pull_options", &PULL_KEYS, origin);
+                conf.pull = pull_options(pull);
+            }
             options.read(found, Some(origin(value.span().start)));
         }
     }
@@ -170,6 +201,16 @@ pub(crate) fn parse(
     (layer, conf)
 }
 
+/// The table of one file replaces that of the files before it as a whole; anything but "true" is off, as in the field.
+fn pull_options(table: &DeTable<'_>) -> PullOptions {
+    let is_on = |name: &str| text_of(table, name).is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    PullOptions {
+        enable_partial_images: is_on("enable_partial_images"),
+        use_hard_links: is_on("use_hard_links"),
+        allow_unpredictable: is_on("insecure_allow_unpredictable_image_contents"),
+    }
+}
+
 fn warn(layer: &mut Layer, origin: Origin, key: String, kind: WarningKind) {
     layer.warnings.push(Warning { origin, key, kind });
 }
@@ -182,7 +223,7 @@ fn warn_keys(layer: &mut Layer, table: &DeTable<'_>, name: &str, known: &[&str],
             _ if OBSOLETE.contains(&text) => WarningKind::Obsolete,
             _ if !known.contains(&text) => WarningKind::UnknownKey,
             DeValue::Boolean(false) => continue,
-            DeValue::String(value) if value.is_empty() => continue,
+            DeValue::String(value) if value.is_empty() || value == "false" => continue,
             _ if NOT_EFFECTIVE.contains(&text) => WarningKind::NotEffective,
             _ => continue,
         };

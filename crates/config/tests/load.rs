@@ -345,7 +345,7 @@ fn storage_conf_is_read_key_by_key_and_what_is_ignored_is_named() {
         concat!(
             "[storage]\ndriver_priority = [\"overlay2\", \"vfs\"]\ntransient_store = true\nrootless_storage_path = \"$HOME\"\n",
             "[storage.options]\nremap-user = \"containers\"\nmountopt = \"nodev\"\nsize = \"1g\"\nshiny = 1\n",
-            "auto-userns-min-size = 10\ndisable-volatile = true\n[storage.options.pull_options]\nenable_partial_images = \"true\"\n",
+            "auto-userns-min-size = 10\ndisable-volatile = true\n[storage.options.pull_options]\nenable_partial_images = \"true\"\nconvert_images = \"true\"\nostree_repos = \"/a\"\nuse_hard_links = \"false\"\n",
             "[storage.options.overlay]\nmountop = \"typo\"\n[storage.options.vfs]\nsync = \"none\"\n[other]\n",
         ),
     );
@@ -354,14 +354,18 @@ fn storage_conf_is_read_key_by_key_and_what_is_ignored_is_named() {
     assert_eq!(loaded.config.root.storage_option, ["overlay.mountopt=metacopy=on"]);
     assert_eq!(loaded.config.storage.driver_priority, ["overlay", "vfs"]);
     assert!(loaded.config.storage.disable_volatile && !loaded.config.storage.is_driver_named);
+    let pull = loaded.config.storage.pull;
+    assert!(pull.enable_partial_images && !pull.use_hard_links && !pull.allow_unpredictable);
     let mut named: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     named.sort();
     assert_eq!(
         named,
         [
             "main:10: storage.options.auto-userns-min-size: accepted, but has no effect in this version",
-            "main:15: storage.options.overlay.mountop: unknown key ignored",
-            "main:18: other: unknown key ignored",
+            "main:14: storage.options.pull_options.convert_images: accepted, but has no effect in this version",
+            "main:15: storage.options.pull_options.ostree_repos: accepted, but has no effect in this version",
+            "main:18: storage.options.overlay.mountop: unknown key ignored",
+            "main:21: other: unknown key ignored",
             "main:3: storage.transient_store: accepted, but has no effect in this version",
             "main:6: storage.options.remap-user: key of old versions ignored",
             "main:9: storage.options.shiny: unknown key ignored",

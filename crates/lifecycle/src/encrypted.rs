@@ -50,13 +50,20 @@ pub(crate) type LayerKeys = BTreeMap<usize, Arc<LayerKey>>;
 pub(crate) struct Fetched {
     /// Of all layers, lowest first.
     pub(crate) diff_ids: Vec<Digest>,
+    /// Of all layers: the table of contents of one that nothing else vouches for.
+    pub(crate) tables: Vec<Option<Digest>>,
     /// Digest and size of what encrypted layers became, by the layers' numbers.
     pub(crate) decrypted: BTreeMap<usize, (Digest, u64)>,
 }
 
 impl Fetched {
+    pub(crate) fn add(&mut self, diff_id: Digest, table: Option<Digest>) {
+        self.diff_ids.push(diff_id);
+        self.tables.push(table);
+    }
+
     pub(crate) fn note(&mut self, number: usize, layer: &LayerBlob, contents: &LayerContents) {
-        self.diff_ids.push(contents.diff_id.clone());
+        self.add(contents.diff_id.clone(), None);
         if is_encrypted(&layer.media_type) {
             self.decrypted.insert(number, (contents.compressed_digest.clone(), contents.compressed_size));
         }

@@ -44,6 +44,7 @@ mod prepare_container;
 mod pull_auth;
 mod pull_image;
 mod pull_layers;
+mod pull_parts;
 mod pull_process;
 mod pull_progress;
 mod puller;

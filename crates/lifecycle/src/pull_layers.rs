@@ -5,9 +5,8 @@
 //! that another pull has just fetched.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -18,7 +17,9 @@ use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use image_crypt::Decrypting;
 use image_pull::{BlobError, BlobStream, LayerBlob, ResolvedImage};
-use image_store::{ExpectedLayer, LayerPin, StageError, StageOptions, StagedLayer, Store, layer_id};
+use image_store::{
+    CommitLayerError, ExpectedLayer, LayerPin, StageError, StageOptions, StagedChunked, StagedLayer, Store, layer_id,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ use crate::blocking;
 use crate::claims::{Claimed, Claims};
 use crate::encrypted::{Fetched, LayerKeys};
 use crate::pull_image::PullImageError;
+use crate::pull_parts::vouching_table;
 use crate::pull_progress::{LayerCounter, LayerState, PullCounters};
 use crate::puller::Puller;
 use crate::undo::chain;
@@ -42,9 +44,6 @@ const CHUNKS_WAITING_MAX: usize = 16;
 /// How long the same content under way elsewhere is waited for, before it is fetched after all. Somebody else's slow
 /// registry must not hold up a pull for ever.
 const ELSEWHERE_MAX: Duration = Duration::from_secs(300);
-/// Bytes of a layer's tar that are copied at a time, and pieces on their way from reading to unpacking.
-const COPY_BYTES: usize = 256 << 10;
-const COPIES_WAITING_MAX: usize = 4;
 
 /// What is being fetched now, by all pulls.
 #[derive(Debug, Default)]
@@ -65,9 +64,15 @@ enum Arrived {
 
 /// A layer without a place. Others wait for it as long as the claims live.
 struct OnDisk {
-    staged: StagedLayer,
-    expected: ExpectedLayer,
+    staged: Staged,
     claims: Option<Claim>,
+}
+
+/// How a layer came.
+enum Staged {
+    Whole(StagedLayer, ExpectedLayer),
+    /// Of parts, or of another layer with the same content; its diff id.
+    Parts(StagedChunked, Digest),
 }
 
 /// The right to a layer, and to its content wherever else it is wanted.
@@ -122,13 +127,12 @@ impl Puller {
         counters: &PullCounters,
     ) -> Result<(Option<LayerPin>, Fetched), PullImageError> {
         let ids = ids_of(image);
-        let (top, diff_ids) = self.present_layers(name, image).await?;
-        let present = diff_ids.len();
+        let (top, mut fetched) = self.present_layers(name, image).await?;
+        let present = fetched.diff_ids.len();
         let missing = image.layers.iter().skip(present);
         let counters = counters.begin(missing.map(|layer| (layer.digest.to_string(), layer.size)));
         let mut pins: Vec<LayerPin> = top.into_iter().collect();
         let wanted = Wanted { name, image, ids, present, keys, counters };
-        let mut fetched = Fetched { diff_ids, decrypted: BTreeMap::new() };
         match self.fetch_missing(&wanted, &mut pins, &mut fetched).await {
             Ok(()) => Ok((pins.pop(), fetched)),
             Err(error) => {
@@ -177,16 +181,21 @@ impl Puller {
             {
                 match arrived {
                     Arrived::Staged(on_disk) => {
-                        fetched.note(next, &wanted.image.layers[next], on_disk.staged.contents());
+                        match &on_disk.staged {
+                            Staged::Whole(staged, _) => {
+                                fetched.note(next, &wanted.image.layers[next], staged.contents());
+                            }
+                            Staged::Parts(staged, diff_id) => fetched.add(diff_id.clone(), vouching(staged)),
+                        }
                         ready.push((next, on_disk));
                     }
                     Arrived::Here(pin, diff_id) if ready.is_empty() => {
-                        fetched.diff_ids.push(diff_id);
+                        fetched.add(diff_id, None);
                         pins.push(pin);
                         wanted.counter(next).set(LayerState::Done);
                     }
-                    here @ Arrived::Here(..) => {
-                        waiting.insert(next, here);
+                    later @ Arrived::Here(..) => {
+                        waiting.insert(next, later);
                         due = Some(Instant::now());
                         break;
                     }
@@ -195,7 +204,7 @@ impl Puller {
             }
             if !ready.is_empty() {
                 let due = *due.get_or_insert_with(|| Instant::now() + COMMIT_DELAY_MAX);
-                let bytes: u64 = ready.iter().map(|(_, on_disk)| on_disk.staged.contents().diff_size).sum();
+                let bytes: u64 = ready.iter().map(|(_, on_disk)| on_disk.staged.size()).sum();
                 if next == wanted.image.layers.len() || bytes >= COMMIT_BYTES || due <= Instant::now() {
                     let parent = pins.last().map(|pin| pin.id().clone());
                     committing = Some(Box::pin(self.commit(wanted, std::mem::take(&mut ready), parent)));
@@ -238,29 +247,35 @@ impl Puller {
         Err(failure)
     }
 
-    /// The lowest layers that are here already: the topmost of them, pinned, and the diff ids of all.
+    /// The lowest layers that are here already.
     async fn present_layers(
         &self,
         name: &str,
         image: &ResolvedImage,
-    ) -> Result<(Option<LayerPin>, Vec<Digest>), PullImageError> {
+    ) -> Result<(Option<LayerPin>, Fetched), PullImageError> {
         let store = Arc::clone(&self.store);
         let shared = image.layers.iter().take_while(|layer| is_shared(layer));
-        let wanted: Vec<_> = shared.map(|layer| (layer.diff_id.clone(), layer.digest.clone())).collect();
+        let pull = self.config.storage.pull;
+        let wanted: Vec<_> =
+            shared.map(|layer| (layer.diff_id.clone(), layer.digest.clone(), vouching_table(pull, layer))).collect();
         blocking::run("find layers", move || {
-            let mut top: Option<LayerPin> = None;
-            let mut diff_ids = Vec::new();
-            for (diff_id, blob) in wanted {
+            let (mut top, mut here): (Option<LayerPin>, _) = (None, Fetched::default());
+            for (diff_id, blob, table) in wanted {
                 let parent = top.as_ref().map(LayerPin::id);
-                let found = match diff_id {
-                    Some(diff_id) => store.find_layer(parent, &diff_id)?.map(|pin| (pin, diff_id)),
+                let mut vouching = None;
+                let mut found = match &diff_id {
+                    Some(diff_id) => store.find_layer(parent, diff_id)?.map(|pin| (pin, diff_id.clone())),
                     None => store.find_layer_of_blob(parent, &blob)?,
                 };
+                if let (None, Some(diff_id), Some(table)) = (&found, diff_id, table) {
+                    found = store.find_toc_layer(parent, &table)?.map(|pin| (pin, diff_id));
+                    vouching = Some(table);
+                }
                 let Some((pin, diff_id)) = found else { break };
                 top = Some(pin);
-                diff_ids.push(diff_id);
+                here.add(diff_id, vouching);
             }
-            Ok((top, diff_ids))
+            Ok((top, here))
         })
         .await
         .map_err(|source| PullImageError::Records { image: name.to_owned(), source })
@@ -303,19 +318,14 @@ impl Puller {
             }
             Err(_) => None,
         };
-        match self.copy(diff_id, counter).await {
-            Some(staged) => {
-                // The same content, but as a plain tar: that is what the record says of it.
-                let expected = ExpectedLayer {
-                    diff_id: Some(diff_id.clone()),
-                    compressed_digest: diff_id.clone(),
-                    compressed_size: None,
-                };
-                counter.set(LayerState::Unpacked);
-                Ok(Arrived::Staged(Box::new(OnDisk { staged, expected, claims: Some((claim, content)) })))
-            }
-            None => self.fetch(wanted, index, Some((claim, content))).await,
-        }
+        let staged = match self.copy(diff_id, counter).await {
+            Some(staged) => Some(staged),
+            None => self.stage_parts(wanted.image, layer, diff_id, counter).await,
+        };
+        let Some(staged) = staged else { return self.fetch(wanted, index, Some((claim, content))).await };
+        counter.set(LayerState::Unpacked);
+        let (staged, claims) = (Staged::Parts(staged, diff_id.clone()), Some((claim, content)));
+        Ok(Arrived::Staged(Box::new(OnDisk { staged, claims })))
     }
 
     async fn find_layer(
@@ -331,22 +341,14 @@ impl Puller {
             .map_err(|source| PullImageError::Records { image: wanted.name.to_owned(), source })
     }
 
-    /// A layer with the same content on other layers below, unpacked once more; `None` if there is none that is whole.
-    async fn copy(&self, diff_id: &Digest, counter: &LayerCounter) -> Option<StagedLayer> {
-        let (store, content) = (Arc::clone(&self.store), diff_id.clone());
-        let from = blocking::run("find content", move || {
-            let layers = store.layers().unwrap_or_default();
-            layers.into_iter().find(|known| known.diff_id.as_ref() == Some(&content)).map(|known| known.id)
-        })
-        .await?;
+    /// A layer with the same content on other layers below, made once more; `None` if there is none that is whole.
+    async fn copy(&self, diff_id: &Digest, counter: &LayerCounter) -> Option<StagedChunked> {
         counter.set(LayerState::Copying);
-        let (store, source) = (Arc::clone(&self.store), from.clone());
-        let copied = blocking::run_apart("copy layer", move || copy_layer(&store, &source)).await;
-        match copied {
-            Ok(staged) if staged.contents().diff_id == *diff_id => Some(staged),
-            Ok(_) => None,
+        let (store, content) = (Arc::clone(&self.store), diff_id.clone());
+        match blocking::run_apart("copy layer", move || store.stage_twin(&content)).await {
+            Ok(twin) => twin.filter(|twin| twin.contents().diff.as_ref().is_some_and(|(actual, _)| actual == diff_id)),
             Err(error) => {
-                tracing::info!(layer = %from, error = %chain(&*error), "a layer of the store cannot be copied and is fetched");
+                tracing::info!(%diff_id, error = %chain(&error), "a layer of the store cannot be copied and is fetched");
                 None
             }
         }
@@ -377,7 +379,7 @@ impl Puller {
             Some(_) => (staged.contents().compressed_digest.clone(), None),
         };
         let expected = ExpectedLayer { diff_id: layer.diff_id.clone(), compressed_digest, compressed_size };
-        Ok(Arrived::Staged(Box::new(OnDisk { staged, expected, claims })))
+        Ok(Arrived::Staged(Box::new(OnDisk { staged: Staged::Whole(staged, expected), claims })))
     }
 
     /// Fetches and unpacks; also how many of the bytes an earlier attempt had kept.
@@ -415,13 +417,13 @@ impl Puller {
     ) -> (Vec<LayerPin>, Option<PullImageError>) {
         let (mut indices, mut claims, mut layers) = (Vec::new(), Vec::new(), Vec::new());
         for (index, on_disk) in ready {
-            let OnDisk { staged, expected, claims: claim } = *on_disk;
+            let OnDisk { staged, claims: claim } = *on_disk;
             indices.push(index);
             claims.push(claim);
-            layers.push((staged, expected));
+            layers.push(staged);
         }
         let store = Arc::clone(&self.store);
-        let (pins, failed) = blocking::run("commit layers", move || store.commit_layers(layers, parent.as_ref())).await;
+        let (pins, failed) = blocking::run("commit layers", move || commit_all(&store, layers, parent)).await;
         drop(claims);
         for index in indices.iter().take(pins.len()) {
             self.registry.forget_partial(&wanted.image.layers[*index].digest).await;
@@ -436,58 +438,54 @@ impl Puller {
     }
 }
 
-/// Puts the tar of a layer together and unpacks it at the same time.
-fn copy_layer(store: &Store, from: &LayerId) -> Result<StagedLayer, Box<dyn std::error::Error + Send + Sync>> {
-    let (sender, receiver) = sync_channel(COPIES_WAITING_MAX);
-    std::thread::scope(|scope| {
-        let reading = std::thread::Builder::new().name("read layer".to_owned()).spawn_scoped(scope, move || {
-            let mut output = io::BufWriter::with_capacity(COPY_BYTES, Pieces(sender.clone()));
-            let read = store.write_layer_tar(from, &mut output);
-            let flushed = output.flush();
-            // The other side must not take a torn tar for a whole one.
-            if read.is_err() || flushed.is_err() {
-                let _ = sender.send(Err(io::Error::other("the layer could not be read")));
+/// Commits layers on top of each other, those that came whole together as far as they follow one another. Returns those
+/// committed before the first failure.
+fn commit_all(
+    store: &Store,
+    layers: Vec<Staged>,
+    parent: Option<LayerId>,
+) -> (Vec<LayerPin>, Option<CommitLayerError>) {
+    let mut pins: Vec<LayerPin> = Vec::new();
+    let mut layers = layers.into_iter().peekable();
+    while let Some(layer) = layers.next() {
+        let below = pins.last().map(|pin| pin.id().clone()).or_else(|| parent.clone());
+        let (done, failed) = match layer {
+            Staged::Parts(staged, diff_id) => match store.commit_chunked(staged, below.as_ref(), &diff_id) {
+                Ok(pin) => (vec![pin], None),
+                Err(error) => (Vec::new(), Some(error)),
+            },
+            Staged::Whole(staged, expected) => {
+                let mut run = vec![(staged, expected)];
+                while let Some(Staged::Whole(staged, expected)) =
+                    layers.next_if(|layer| matches!(layer, Staged::Whole(..)))
+                {
+                    run.push((staged, expected));
+                }
+                store.commit_layers(run, below.as_ref())
             }
-            read.map(drop)
-        })?;
-        let staged = store.stage_layer(Copied { receiver, current: Bytes::new() }, StageOptions::default());
-        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok(staged?)
-    })
-}
-
-/// The writing end between two threads.
-struct Pieces(SyncSender<io::Result<Bytes>>);
-
-impl Write for Pieces {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let sent = self.0.send(Ok(Bytes::copy_from_slice(buffer)));
-        sent.map(|()| buffer.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The reading end.
-struct Copied {
-    receiver: Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for Copied {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.recv() {
-                Ok(piece) => self.current = piece?,
-                Err(_) => return Ok(0),
-            }
+        };
+        pins.extend(done);
+        if failed.is_some() {
+            return (pins, failed);
         }
-        let count = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
+    (pins, None)
+}
+
+impl Staged {
+    /// Bytes of its archive, where they are known.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Whole(staged, _) => staged.contents().diff_size,
+            Self::Parts(staged, _) => staged.contents().diff.as_ref().map_or(0, |(_, size)| *size),
+        }
+    }
+}
+
+/// The table of a layer that nothing else vouches for.
+fn vouching(staged: &StagedChunked) -> Option<Digest> {
+    let contents = staged.contents();
+    if contents.diff.is_some() { None } else { contents.toc_digest.clone() }
 }
 
 /// Reads a blob from the network into `work`, which may block; what each of the two ends had to say.

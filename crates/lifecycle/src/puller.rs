@@ -12,7 +12,7 @@ use domain::id::ImageId;
 use domain::image::ImageConfig;
 use image_pull::auth::RequestAuth;
 use image_pull::{Credentials, PartialOptions, Platform, Reference, ResolveError, Resolved, Source};
-use image_store::{NewImage, Store};
+use image_store::{NewImage, Store, image_id_by_toc};
 
 use crate::artifacts::Artifacts;
 use crate::blocking;
@@ -126,7 +126,8 @@ impl Puller {
             PullImageError::Resolve { image: name.clone(), source: Box::new(source) }
         })?;
         let created = ImageConfig::parse(&config.bytes).ok().and_then(|config| config.created.parse().ok());
-        let id = config.image_id();
+        // Nothing ties what a table vouches for to the configuration.
+        let id = image_id_by_toc(&fetched.tables).unwrap_or_else(|| config.image_id());
         let new = NewImage {
             id: id.clone(),
             names: resolved.names.iter().map(Reference::to_string).collect(),

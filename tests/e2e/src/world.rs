@@ -69,6 +69,8 @@ pub struct Setup {
     pub vanishing: bool,
     /// Bytes the store may hold, on a file system of its own.
     pub storage_bytes: Option<u64>,
+    /// Further lines of storage.conf.
+    pub storage_lines: String,
 }
 
 /// Runs a scenario in a world of its own, and looks afterwards whether anything is left of it.
@@ -205,8 +207,9 @@ impl World {
             .collect();
         tools::write(scratch.join("etc-containers/registries.conf"), insecure);
         let storage = format!(
-            "[storage]\ndriver = \"overlay\"\ngraphroot = \"{0}/storage\"\nrunroot = \"{0}/run\"\n",
-            scratch.display()
+            "[storage]\ndriver = \"overlay\"\ngraphroot = \"{0}/storage\"\nrunroot = \"{0}/run\"\n{1}",
+            scratch.display(),
+            setup.storage_lines,
         );
         tools::write(scratch.join("etc-containers/storage.conf"), storage);
         let namespaces = Namespaces::new(&scratch);
