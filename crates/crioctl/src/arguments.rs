@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::run_options::{EnvVariable, Label, Port, User, Volume};
+use crate::sessions::{DetachKeys, Mapping, Trust};
 
 /// Where CRI-O listens.
 const DEFAULT_ENDPOINT: &str = "unix:///var/run/crio/crio.sock";
@@ -61,6 +62,13 @@ pub(crate) enum Command {
     Logs(LogsArguments),
     /// Run a program in a running container
     Exec(ExecArguments),
+    /// Follow a running container's own input and output
+    Attach(AttachArguments),
+    /// Lead ports of this machine into a pod
+    #[command(visible_alias = "portforward")]
+    PortForward(PortForwardArguments),
+    /// Copy files into or out of a container, which must have tar
+    Cp(CopyArguments),
     /// Stop containers; a pod made by run stops with its container
     Stop(StopArguments),
     /// Remove containers; a pod made by run goes with its container
@@ -236,11 +244,75 @@ pub(crate) struct ExecArguments {
     /// Give the program a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustArguments,
     /// Id, beginning of an id, or name
     pub(crate) container: String,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// Certificates for streaming servers that encrypt.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrustArguments {
+    /// Certificate authorities of the engine's streaming server, PEM [default: those of this machine]
+    #[arg(long, value_name = "FILE", help_heading = "Encrypted streaming")]
+    stream_ca: Option<PathBuf>,
+    /// Certificate to show to it, PEM
+    #[arg(long, value_name = "FILE", requires = "stream_key", help_heading = "Encrypted streaming")]
+    stream_cert: Option<PathBuf>,
+    /// Key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "stream_cert", help_heading = "Encrypted streaming")]
+    stream_key: Option<PathBuf>,
+}
+
+impl TrustArguments {
+    pub(crate) fn trust(&self) -> Trust {
+        let own = self.stream_cert.clone().zip(self.stream_key.clone());
+        Trust { authorities: self.stream_ca.clone(), own }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArguments {
+    /// Pass on standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// The container has a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Keys that leave the session and let the container go on, with -it
+    #[arg(long, default_value = "ctrl-p,ctrl-q", value_name = "KEYS")]
+    pub(crate) detach_keys: DetachKeys,
+    #[command(flatten)]
+    pub(crate) trust: TrustArguments,
+    /// Id, beginning of an id, or name
+    pub(crate) container: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortForwardArguments {
+    /// Address of this machine to listen on
+    #[arg(long = "address", default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<String>,
+    #[command(flatten)]
+    pub(crate) trust: TrustArguments,
+    /// Id, beginning of an id, or name of a pod
+    pub(crate) pod: String,
+    /// Ports, [LOCAL:]PORT; without LOCAL, as in :80, any free one
+    #[arg(required = true, value_name = "PORTS")]
+    pub(crate) ports: Vec<Mapping>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArguments {
+    #[command(flatten)]
+    pub(crate) trust: TrustArguments,
+    /// What to copy, PATH or CONTAINER:PATH
+    pub(crate) from: String,
+    /// Where to, CONTAINER:PATH or PATH; into it where that is a directory
+    pub(crate) to: String,
 }
 
 #[derive(Debug, Args)]
@@ -416,6 +488,9 @@ mod tests {
             "logs -f --tail 3 --timestamps c",
             "exec c ls -l",
             "exec -it c sh",
+            "attach -it --detach-keys ctrl-a,d c",
+            "port-forward --address 0.0.0.0 p 8080:80 :443",
+            "cp --stream-ca f c:/x y",
             "stop -t 0 a b",
             "rm -f a",
             "rmp a",
@@ -436,6 +511,11 @@ mod tests {
             "run --host-network -p 1:1 img",
             "run -p x img",
             "exec c",
+            "attach --detach-keys ctrl- c",
+            "port-forward p",
+            "port-forward p 0",
+            "cp a",
+            "cp --stream-cert f a b",
             "logs",
             "stop",
             "pod status",

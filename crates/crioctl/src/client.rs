@@ -7,14 +7,15 @@ use cri_api::beyond::{PullProgressRequest, PullProgressResponse};
 use cri_api::v1::image_service_client::ImageServiceClient;
 use cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use cri_api::v1::{
-    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, CreateContainerResponse, ExecSyncRequest,
-    ExecSyncResponse, ImageStatusRequest, ImageStatusResponse, ListContainersRequest, ListContainersResponse,
-    ListImagesRequest, ListImagesResponse, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, PullImageRequest, PullImageResponse, RemoveContainerRequest, RemoveContainerResponse,
-    RemoveImageRequest, RemoveImageResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, RunPodSandboxRequest,
-    RunPodSandboxResponse, StartContainerRequest, StartContainerResponse, StatusRequest, StatusResponse,
-    StopContainerRequest, StopContainerResponse, StopPodSandboxRequest, StopPodSandboxResponse, VersionRequest,
-    VersionResponse,
+    AttachRequest, AttachResponse, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
+    CreateContainerResponse, ExecRequest, ExecResponse, ExecSyncRequest, ExecSyncResponse, ImageStatusRequest,
+    ImageStatusResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
+    ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest, PodSandboxStatusResponse,
+    PortForwardRequest, PortForwardResponse, PullImageRequest, PullImageResponse, RemoveContainerRequest,
+    RemoveContainerResponse, RemoveImageRequest, RemoveImageResponse, RemovePodSandboxRequest,
+    RemovePodSandboxResponse, RunPodSandboxRequest, RunPodSandboxResponse, StartContainerRequest,
+    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest, StopContainerResponse,
+    StopPodSandboxRequest, StopPodSandboxResponse, VersionRequest, VersionResponse,
 };
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
@@ -118,6 +119,9 @@ macro_rules! requests {
 }
 
 requests! {
+    runtime exec "Exec": ExecRequest => ExecResponse, QUESTION_TIMEOUT;
+    runtime attach "Attach": AttachRequest => AttachResponse, QUESTION_TIMEOUT;
+    runtime port_forward "PortForward": PortForwardRequest => PortForwardResponse, QUESTION_TIMEOUT;
     runtime version "Version": VersionRequest => VersionResponse, QUESTION_TIMEOUT;
     runtime status "Status": StatusRequest => StatusResponse, QUESTION_TIMEOUT;
     runtime run_pod_sandbox "RunPodSandbox": RunPodSandboxRequest => RunPodSandboxResponse, CHANGE_TIMEOUT;

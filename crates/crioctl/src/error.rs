@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::config_file::ConfigError;
 use crate::find::FindError;
 use crate::log_file::LogError;
+use crate::sessions::SessionError;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -51,8 +52,8 @@ pub(crate) enum CommandError {
     Running { kind: &'static str, id: String },
     #[error("container {id} has no log file")]
     NoLog { id: String },
-    #[error("{option} needs the engine's streaming server, which this client does not support yet")]
-    NeedsStreaming { option: &'static str },
+    #[error(transparent)]
+    Session(#[from] SessionError),
     #[error("execsync needs a container and a program")]
     NoProgram,
     #[error("--creds is not USER:PASSWORD")]
@@ -90,7 +91,7 @@ impl CommandError {
             Self::Call(CallError::Connect { .. }) => UNREACHABLE,
             Self::Call(CallError::Refused { status, .. }) if status.code() == Code::Unavailable => UNREACHABLE,
             Self::Call(CallError::Endpoint { .. })
-            | Self::NeedsStreaming { .. }
+            | Self::Session(SessionError::NoTerminal | SessionError::CopyEnds | SessionError::CopyPath { .. })
             | Self::NoProgram
             | Self::Credentials
             | Self::LogRoot { .. } => USAGE,
@@ -101,7 +102,9 @@ impl CommandError {
     /// Whether the reader of our output has gone, as `| head` does: nothing to complain about.
     pub(crate) fn is_closed_output(&self) -> bool {
         let error = match self {
-            Self::Output(error) | Self::Log(LogError::Write(error)) => error,
+            Self::Output(error) | Self::Log(LogError::Write(error)) | Self::Session(SessionError::Write(error)) => {
+                error
+            }
             _ => return false,
         };
         error.kind() == std::io::ErrorKind::BrokenPipe
@@ -141,7 +144,8 @@ mod tests {
             (refused(Code::Unavailable), 125),
             (refused(Code::NotFound), 1),
             (CallError::Endpoint { endpoint: "x".into() }.into(), 2),
-            (CommandError::NeedsStreaming { option: "-i" }, 2),
+            (SessionError::NoTerminal.into(), 2),
+            (SessionError::Closed.into(), 1),
             (CommandError::NoImage { image: "x".into() }, 1),
         ];
         for (error, expected) in cases {

@@ -2,7 +2,8 @@
 //!
 //! Promises: what is printed was said by the engine or read from its log files; one clear line on stderr for an error;
 //! decoration (colours, progress) only on a terminal; documented exit statuses. Must not know: which engine answers.
-//! Begin reading at `commands::execute`. A library only so that [`log_line`], a parser of foreign bytes, can be fuzzed.
+//! Begin reading at `commands::execute`. A library only so that [`log_line`] and [`fuzz_unpack`],
+//! parsers of foreign bytes, can be fuzzed.
 //!
 //! Exit status: 0 done; 1 an error; 2 wrong usage; 125 the engine cannot be reached; `run` and `exec` end with the
 //! status of the program they ran (255 where the engine gives one outside 0..=255); 130 interrupted.
@@ -20,7 +21,10 @@ mod message_json;
 mod progress;
 mod run;
 mod run_options;
+mod sessions;
 mod table;
+
+pub use sessions::fuzz_unpack;
 
 use std::process::ExitCode;
 

@@ -44,6 +44,28 @@ fn stage(bytes: &[u8]) {
     });
 }
 
+/// Copies an archive out of a container. Nothing beside the one name that was asked for is there afterwards.
+pub(crate) fn copy_out(bytes: &[u8]) {
+    let area = tempfile::tempdir().expect("a directory");
+    let inside = area.path().join("inside");
+    std::fs::create_dir(&inside).expect("a directory");
+    std::os::unix::fs::symlink(area.path(), inside.join("out")).expect("a link");
+    for bytes in [bytes, &with_checksums(bytes)] {
+        crioctl::fuzz_unpack(bytes, &inside);
+        let names = |path: &Path| -> Vec<_> {
+            let mut names: Vec<_> =
+                std::fs::read_dir(path).expect("lists").map(|it| it.expect("an entry").file_name()).collect();
+            names.retain(|name| name != "b");
+            names
+        };
+        assert_eq!(
+            (names(area.path()), names(&inside)),
+            (vec!["inside".into()], vec!["out".into()]),
+            "it stays inside"
+        );
+    }
+}
+
 /// A store, and beside it what a layer would like to reach.
 struct Area {
     store: Store,

@@ -74,6 +74,7 @@ targets! {
     compressed_layer, ON_DISK, layer::decompress;
     layer_table, PURE, image_store::fuzz_toc;
     tar_split, HEAVY, image_store::fuzz_split;
+    copied_archive, ON_DISK, layer::copy_out;
     artifact, PURE, domain::artifact::fuzz;
     image_config, PURE, |bytes| _ = domain::image::ImageConfig::parse(bytes);
     image_user, PURE, domain::user::fuzz_resolve_user;

@@ -236,11 +236,11 @@ pub(super) async fn exec_sync(session: &Session, arguments: ExecSyncArguments) -
     if words.is_empty() {
         return Err(CommandError::NoProgram);
     }
-    exec(session, &container, words).await
+    exec_sync_words(session, &container, words).await
 }
 
 /// Runs a program in a container and passes on what it wrote and how it ended.
-pub(super) async fn exec(session: &Session, wanted: &str, cmd: Vec<String>) -> Result<u8, CommandError> {
+pub(super) async fn exec_sync_words(session: &Session, wanted: &str, cmd: Vec<String>) -> Result<u8, CommandError> {
     let container_id = find_container(&session.client, wanted).await?.id;
     let order = ExecSyncRequest { container_id, cmd, timeout: session.client.exec_timeout_seconds() };
     let answer = session.client.exec_sync(order).await?;

@@ -6,6 +6,7 @@ mod inspect;
 mod logs;
 mod node;
 mod pods;
+mod sessions;
 
 use std::io::Write;
 
@@ -30,12 +31,14 @@ pub(crate) struct Session {
 
 /// Does what the command line says; the exit status is that of the program run, or 0.
 pub(crate) async fn execute(cli: Cli) -> Result<u8, CommandError> {
-    refuse_unsupported(&cli.command)?;
     let client = Client::connect(&cli.runtime_endpoint, cli.timeout).await?;
     let session = Session { client, output: cli.output };
     match cli.command {
         Command::Run(arguments) => return run::run(&session, *arguments).await,
-        Command::Exec(arguments) => return containers::exec(&session, &arguments.container, arguments.command).await,
+        Command::Exec(arguments) => return sessions::exec(&session, arguments).await,
+        Command::Attach(arguments) => sessions::attach(&session, &arguments).await?,
+        Command::PortForward(arguments) => sessions::port_forward(&session, &arguments).await?,
+        Command::Cp(arguments) => sessions::copy(&session, &arguments).await?,
         Command::Ctr(ContainerCommand::Execsync(arguments)) => return containers::exec_sync(&session, arguments).await,
         Command::Pods(arguments) | Command::Pod(PodCommand::List(arguments)) => {
             pods::list(&session, &arguments).await?;
@@ -80,17 +83,6 @@ pub(crate) async fn execute(cli: Cli) -> Result<u8, CommandError> {
         Command::Ctr(ContainerCommand::List(arguments)) => containers::list(&session, &arguments, true).await?,
     }
     Ok(0)
-}
-
-/// What can be refused without asking the engine, is.
-fn refuse_unsupported(command: &Command) -> Result<(), CommandError> {
-    match command {
-        Command::Exec(arguments) if arguments.interactive => {
-            Err(CommandError::NeedsStreaming { option: "exec --interactive" })
-        }
-        Command::Exec(arguments) if arguments.tty => Err(CommandError::NeedsStreaming { option: "exec --tty" }),
-        _ => Ok(()),
-    }
 }
 
 impl Session {
