@@ -5,7 +5,6 @@
 
 /// Keys, or tables that end in `.*`.
 pub(crate) const NOT_YET: &[&str] = &[
-    "crio.imagestore",
     "crio.runtime.rdt_config_file",
     "crio.runtime.ctr_stop_timeout",
     "crio.checkpoint_restore.*",

@@ -15,7 +15,7 @@ use crate::overlay::LOWER_MAX;
 use crate::records::LayerRecord;
 use crate::stage::StagedLayer;
 use crate::staging::StagingDir;
-use crate::store::{STABLE, Store};
+use crate::store::Store;
 use crate::types::ExpectedLayer;
 
 /// How often a group is dressed anew because the layer below it, or one of its own, was made by somebody else meanwhile.
@@ -167,8 +167,9 @@ impl Store {
         }
         let named = self.name_group(driver, std::mem::take(members), &dressed.names);
         let named = named.map_err(CommitLayerError::Path).and_then(|records| {
-            layers.rows_mut(STABLE).extend(records);
-            layers.save(STABLE).map_err(CommitLayerError::Records)
+            let file = self.image_layers_file();
+            layers.rows_mut(file).extend(records);
+            layers.save(file).map_err(CommitLayerError::Records)
         });
         if let Err(error) = named {
             if !fault::is_dead() {
@@ -192,7 +193,7 @@ impl Store {
         for (member, name) in members.into_iter().zip(names) {
             let Member { staged, id, record } = member;
             // Its directory is that of the records, which is synced with them.
-            staged.split.move_to(&self.tar_split(id.as_str()))?;
+            staged.split.move_to(&self.own_tar_split(id.as_str()))?;
             driver.place_unsynced(staged.directory, id.as_str(), name)?;
             records.push(record);
         }

@@ -98,8 +98,9 @@ impl Store {
         {
             return Err(CreateContainerError::TooDeep { container: new.id.clone(), image: image.clone() });
         }
-        let layer =
-            random::layer_id().map_err(PathError::new("draw a name in", self.driver.home())).map_err(path_error)?;
+        let layer = random::layer_id()
+            .map_err(PathError::new("draw a name in", self.driver.container_home()))
+            .map_err(path_error)?;
         let ids = self
             .choose_ids(&new.ids, &containers)
             .map_err(|source| CreateContainerError::Ids { container: new.id.clone(), source })?;
@@ -166,7 +167,7 @@ impl Store {
         label: &str,
     ) -> Result<(), PathError> {
         let durability = if file == STABLE { Durability::Durable } else { Durability::Volatile };
-        self.driver.create(&NewLayer { id: layer.as_str(), below, durability, ids, label }, self.staging())
+        self.driver.create(&NewLayer { id: layer.as_str(), below, durability, ids, label }, self.container_staging())
     }
 
     fn undo_create(&self, id: &ContainerId, layer: &LayerId, layers: &mut Guard<'_, LayerRecord>, file: usize) {

@@ -13,6 +13,44 @@ use durable::Durability;
 use crate::error::PathError;
 use crate::staging::{Staging, StagingDir};
 
+/// Where a driver keeps layers.
+#[derive(Debug, Clone)]
+pub(crate) struct Homes {
+    /// `<root>/<driver>`: layers of containers, and those of images unless they have a place of their own.
+    pub(crate) own: PathBuf,
+    /// `<imagestore>/<driver>`
+    pub(crate) images: Option<PathBuf>,
+    /// Those of additional stores, which are only read.
+    pub(crate) foreign: Vec<PathBuf>,
+    /// `<run root>/<driver>`
+    pub(crate) run: PathBuf,
+}
+
+impl Homes {
+    /// Where layers of images are made.
+    pub(crate) fn of_images(&self) -> &Path {
+        self.images.as_deref().unwrap_or(&self.own)
+    }
+
+    /// Those that may be written to.
+    pub(crate) fn writable(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.own.as_path()).chain(self.images.as_deref())
+    }
+
+    /// All, in the order in which a layer is looked for.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Path> {
+        self.writable().chain(self.foreign.iter().map(PathBuf::as_path))
+    }
+
+    /// The one a layer lies in, by its directory beneath the home; the own one if it is in none.
+    pub(crate) fn of(&self, beneath: &Path) -> &Path {
+        if self.images.is_none() && self.foreign.is_empty() {
+            return &self.own;
+        }
+        self.all().find(|home| home.join(beneath).exists()).unwrap_or(&self.own)
+    }
+}
+
 /// What a layer lies on.
 pub(crate) struct Below {
     /// Another one when the layer was removed and made again; for overlay the `lower` file of a layer on top of it.
@@ -62,6 +100,16 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// Where layers of images are made; staging lies beneath it.
     fn home(&self) -> &Path;
+
+    /// Where layers of containers are made.
+    fn container_home(&self) -> &Path {
+        self.home()
+    }
+
+    /// Whether a layer lies where those of images are made; where all lie together, all do.
+    fn lies_with_images(&self, _id: &str) -> bool {
+        true
+    }
 
     /// Ids of all layers that have a directory which may be written to, recorded or not.
     fn layers_on_disk(&self) -> Vec<String>;

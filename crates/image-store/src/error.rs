@@ -171,6 +171,12 @@ pub enum PutImageError {
 /// Why an image or a name of one could not be removed.
 #[derive(Debug, Error)]
 pub enum RemoveImageError {
+    /// It belongs to another store.
+    #[error("image {image} is in an additional image store, which is read-only")]
+    ReadOnly {
+        /// The image.
+        image: ImageId,
+    },
     /// A container, running or not, is made from it.
     #[error("image {image} is in use by container {container}")]
     InUse {

@@ -183,7 +183,7 @@ impl Store {
     /// Makes the directories that all containers share passable for root of a user namespace.
     pub(crate) fn let_containers_pass(&self) -> Result<(), PathError> {
         let roots = [self.root(), self.runroot()].map(|root| self.beneath(root, CONTAINERS));
-        roots.iter().map(PathBuf::as_path).chain([self.driver.home()]).try_for_each(let_everybody_pass)
+        roots.iter().map(PathBuf::as_path).chain([self.driver.container_home()]).try_for_each(let_everybody_pass)
     }
 
     /// Whether kernel and file system can show a container's root file system with other owners than it has.

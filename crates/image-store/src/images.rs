@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -138,10 +138,6 @@ impl Store {
         manifest.config(&diff_ids).ok().filter(|config| digest_of(config).hex() == image.as_str())
     }
 
-    pub(crate) fn image_dir(&self, image: &ImageId) -> PathBuf {
-        self.images_dir().join(image.as_str())
-    }
-
     /// Records an image whose layers are committed; one that exists gets the names and manifests added.
     pub fn put_image(&self, new: NewImage) -> Result<(), PutImageError> {
         check_digests(&new)?;
@@ -153,12 +149,13 @@ impl Store {
             return Err(PutImageError::NoLayer { image: new.id.clone(), layer: layer.clone() });
         }
         let mut images = self.images.write().map_err(records)?;
-        let is_new = images.find(new.id.as_str()).is_none();
+        let found = images.locate(new.id.as_str()).map(|(file, _)| file);
+        let (is_new, file) = (found.is_none(), found.unwrap_or(STABLE));
         let written =
             self.write_image_data(&new).map_err(|source| PutImageError::Path { image: new.id.clone(), source });
         let saved = written.and_then(|data| {
-            let rows = images.rows_mut(STABLE);
-            take_names(rows, &new.names, new.id.as_str());
+            take_names_of_all(&mut images, &new.names, new.id.as_str(), file).map_err(records)?;
+            let rows = images.rows_mut(file);
             match rows.iter_mut().find(|row| row.id == new.id.as_str()) {
                 Some(row) => fill_record(row, &new, data),
                 None => {
@@ -167,10 +164,10 @@ impl Store {
                     rows.push(row);
                 }
             }
-            images.save(STABLE).map_err(records)
+            images.save(file).map_err(records)
         });
         if saved.is_err() && is_new && !fault::is_dead() {
-            let _ = remove_tree(&self.image_dir(&new.id));
+            let _ = remove_tree(&self.own_image_dir(&new.id));
         }
         saved?;
         if let Some(layer) = &new.top_layer {
@@ -182,7 +179,7 @@ impl Store {
     }
 
     fn write_image_data(&self, new: &NewImage) -> Result<Vec<BigData>, PathError> {
-        let directory = self.image_dir(&new.id);
+        let directory = self.own_image_dir(&new.id);
         fault::step("make image directory").map_err(PathError::new("make directory", &directory))?;
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -221,8 +218,12 @@ impl Store {
     pub fn untag(&self, name: &str) -> Result<Option<ImageId>, RecordsError> {
         let mut images = self.images.write()?;
         let Some(id) = images.find_name(name).map(|row| row.id.clone()) else { return Ok(None) };
-        take_names(images.rows_mut(STABLE), &[name.to_owned()], "");
-        images.save(STABLE)?;
+        if images.is_foreign(&id) {
+            return Err(RecordsError::ReadOnly { what: name.to_owned() });
+        }
+        let Some((file, _)) = images.locate(&id) else { return Ok(None) };
+        take_names(images.rows_mut(file), &[name.to_owned()], "");
+        images.save(file)?;
         Ok(ImageId::parse(&id).ok())
     }
 
@@ -245,13 +246,17 @@ impl Store {
         let mut layers = self.layers.write().map_err(records)?;
         let mut images = self.images.write().map_err(records)?;
         let containers = self.containers.read().map_err(records)?;
-        let names = images.find(image.as_str()).map(|row| row.names.clone()).unwrap_or_default();
+        if images.is_foreign(image.as_str()) {
+            return Err(RemoveImageError::ReadOnly { image: image.clone() });
+        }
+        let Some((file, row)) = images.locate(image.as_str()) else { return Ok(()) };
+        let names = row.names.clone();
         if let Some(name) = name
             && names.iter().any(|own| own != name)
         {
             if names.iter().any(|own| own == name) {
-                take_names(images.rows_mut(STABLE), &[name.to_owned()], "");
-                images.save(STABLE).map_err(records)?;
+                take_names(images.rows_mut(file), &[name.to_owned()], "");
+                images.save(file).map_err(records)?;
             }
             return Ok(());
         }
@@ -274,9 +279,9 @@ impl Store {
         for layer in &candidates {
             self.staging().mark_pending(layer).map_err(path_error)?;
         }
-        images.rows_mut(STABLE).retain(|row| row.id != image.as_str());
-        images.save(STABLE).map_err(records)?;
-        remove_tree(&self.image_dir(image)).map_err(path_error)?;
+        images.rows_mut(file).retain(|row| row.id != image.as_str());
+        images.save(file).map_err(records)?;
+        remove_tree(&self.own_image_dir(image)).map_err(path_error)?;
         let doomed = self.unused(&layers, &images, &containers, &candidates);
         self.remove_layers(&mut layers, &doomed, &mut away).map_err(|error| match error {
             RemoveLayers::Records(source) => records(source),
@@ -315,6 +320,25 @@ fn take_names(rows: &mut [ImageRecord], names: &[String], winner: &str) {
             }
         }
     }
+}
+
+/// Takes names in every file; that of the winner, `file`, is still to be written.
+fn take_names_of_all(
+    images: &mut Guard<'_, ImageRecord>,
+    names: &[String],
+    winner: &str,
+    file: usize,
+) -> Result<(), RecordsError> {
+    for other in 0..images.files() {
+        let has_one = |row: &ImageRecord| row.id != winner && row.names.iter().any(|own| names.contains(own));
+        if images.rows(other).iter().any(has_one) {
+            take_names(images.rows_mut(other), names, winner);
+            if other != file {
+                images.save(other)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn add_first(list: &mut Vec<String>, name: &str) {

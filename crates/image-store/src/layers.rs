@@ -25,7 +25,7 @@ use crate::overlay::LOWER_MAX;
 use crate::records::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::stage::StagedLayer;
 use crate::staging::{StagingDir, StagingFile, remove_tree};
-use crate::store::{STABLE, Store};
+use crate::store::Store;
 use crate::table::{Guard, RecordsError};
 use crate::types::{ExpectedLayer, Layer};
 
@@ -188,10 +188,10 @@ impl Store {
         // Declared before the lock, so that directories are deleted after it is let go.
         let mut away: Vec<StagingDir> = Vec::new();
         let mut layers = self.layers.write().map_err(CommitLayerError::Records)?;
-        if let Some((file, row)) = layers.locate(id.as_str()) {
-            if self.is_whole(row) {
-                return Ok(self.pin(id.clone()));
-            }
+        if layers.find(id.as_str()).is_some_and(|row| self.is_whole(row)) {
+            return Ok(self.pin(id.clone()));
+        }
+        if let Some((file, _)) = layers.locate(id.as_str()) {
             layers.rows_mut(file).retain(|row| row.id != id.as_str());
             layers.save(file).map_err(CommitLayerError::Records)?;
         }
@@ -206,8 +206,9 @@ impl Store {
         // Left by a crash; no record mentions it.
         away.extend(self.take_layer_files(id.as_str()).map_err(CommitLayerError::Path)?);
         let named = self.name_layer(layer, id, &dressed).map_err(CommitLayerError::Path).and_then(|record| {
-            layers.rows_mut(STABLE).push(record);
-            layers.save(STABLE).map_err(CommitLayerError::Records)
+            let file = self.image_layers_file();
+            layers.rows_mut(file).push(record);
+            layers.save(file).map_err(CommitLayerError::Records)
         });
         if let Err(error) = named {
             if !fault::is_dead() {
@@ -239,7 +240,7 @@ impl Store {
     fn name_layer(&self, layer: NamelessLayer, id: &LayerId, dressed: &str) -> Result<LayerRecord, PathError> {
         let NamelessLayer { directory, split, data, record } = layer;
         if let Some(split) = split {
-            split.move_to(&self.tar_split(id.as_str()))?;
+            split.move_to(&self.own_tar_split(id.as_str()))?;
         }
         if !data.is_empty() {
             let home = self.layers_dir().join(id.as_str());
@@ -255,14 +256,21 @@ impl Store {
         Ok(record)
     }
 
-    pub(crate) fn tar_split(&self, id: &str) -> PathBuf {
+    pub(crate) fn own_tar_split(&self, id: &str) -> PathBuf {
         self.layers_dir().join(format!("{id}.tar-split.gz"))
+    }
+
+    pub(crate) fn tar_split(&self, id: &str) -> PathBuf {
+        let name = format!("{id}.tar-split.gz");
+        let own = self.own_tar_split(id);
+        let mut elsewhere = self.additional_layers_dirs().map(|directory| directory.join(&name));
+        if own.exists() { own } else { elsewhere.find(|path| path.exists()).unwrap_or(own) }
     }
 
     /// Takes everything of a layer but its record out of the way.
     pub(crate) fn take_layer_files(&self, id: &str) -> Result<Option<StagingDir>, PathError> {
-        let directory = self.driver.take(id, self.staging())?;
-        let split = self.tar_split(id);
+        let directory = self.driver.take(id, self.staging_beside(id))?;
+        let split = self.own_tar_split(id);
         match std::fs::remove_file(&split) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(PathError::new("remove", split)(error));
@@ -308,7 +316,8 @@ impl Store {
             let in_image = images.iter().any(|row| row.layer == *id || row.mapped_layers.contains(id));
             let in_container = containers.iter().any(|row| row.layer == *id);
             // A name means that somebody keeps it for its own sake.
-            let is_named = layers.find(id).is_none_or(|row| !row.names.is_empty());
+            // What is in a store that is only read has no place.
+            let is_named = layers.locate(id).is_none_or(|(_, row)| !row.names.is_empty());
             let is_mounted = self.driver.is_mounted(id).unwrap_or(true);
             if !(is_pinned || has_child || in_image || in_container || is_named || is_mounted || doomed.contains(id)) {
                 doomed.push(id.clone());

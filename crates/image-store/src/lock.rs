@@ -56,6 +56,10 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        self.lock.path()
+    }
+
     /// The last writer; `None` when nobody wrote since the file was made.
     pub(crate) fn stamp(&self) -> io::Result<Option<Stamp>> {
         let mut stamp = [0; STAMP_LEN];

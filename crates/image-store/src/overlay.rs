@@ -15,10 +15,11 @@ use durable::Durability;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-use crate::driver::{Below, Driver, Grouping, MountAs, NewLayer};
+use crate::driver::{Below, Driver, Grouping, Homes, MountAs, NewLayer};
 use crate::error::PathError;
 use crate::fault;
 use crate::ids::{let_pass, user_namespace};
+use crate::options::DriverOptions;
 use crate::random;
 use crate::recovery::names_in;
 use crate::stage::DIFF;
@@ -32,13 +33,15 @@ const LOWER_FILE_MAX_BYTES: u64 = 32 << 10;
 const MOUNT_DATA_MAX_BYTES: usize = 4095;
 /// Where lower directories are attached with other ids, while an overlay is made of them. Source: containers/storage.
 const MAPPED: &str = "mapped";
+/// Where short names lie.
+const LINKS: &str = "l";
 /// Mode of a base layer's directory. Source: containers/storage.
 const BASE_DIFF_MODE: u32 = 0o555;
 
-/// The driver's home directory.
+/// The driver's home directories, and how it mounts.
 #[derive(Debug)]
 pub(crate) struct Overlay {
-    home: PathBuf,
+    homes: Homes,
     mountopt: Vec<String>,
     is_home_mounted: bool,
 }
@@ -121,39 +124,50 @@ impl Grouping for Overlay {
     }
 
     fn place_unsynced(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError> {
-        staged.move_to(&self.layer_dir(id))?;
-        self.link(dressed, id)
+        let home = self.homes.of_images();
+        staged.move_to(&home.join(id))?;
+        self.link(home, dressed, id)
     }
 
     fn sync_places(&self) -> Result<(), PathError> {
-        self.sync_home()
+        Self::sync_home(self.homes.of_images())
     }
 }
 
 impl Overlay {
-    /// `home` is made if absent, and gets a private mount of its own unless it has one, so that mounts beneath it do
-    /// not spread into other mount namespaces.
-    pub(crate) fn open(home: PathBuf, mountopt: Vec<String>, skip_mount_home: bool) -> Result<Self, PathError> {
-        for path in [&home, &home.join("l")] {
-            match DirBuilder::new().mode(if path == &home { 0o700 } else { 0o755 }).create(path) {
+    /// The homes that may be written to exist. That of containers gets a private mount of its own unless it has one, so
+    /// that mounts beneath it do not spread into other mount namespaces.
+    pub(crate) fn open(homes: Homes, options: &DriverOptions) -> Result<Self, PathError> {
+        for links in homes.writable().map(|home| home.join(LINKS)) {
+            match DirBuilder::new().mode(0o755).create(&links) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(PathError::new("make directory", path)(error));
+                    return Err(PathError::new("make directory", links)(error));
                 }
                 _ => {}
             }
         }
-        let overlay = Self { home, mountopt, is_home_mounted: !skip_mount_home };
+        let is_home_mounted = !options.skip_mount_home;
+        let overlay = Self { homes, mountopt: options.mountopt.clone(), is_home_mounted };
         overlay.ensure_private_home()?;
         Ok(overlay)
     }
 
     /// Other tools take the private mount away when they end and see no container mounted.
     fn ensure_private_home(&self) -> Result<(), PathError> {
-        if self.is_home_mounted { ensure_private(&self.home) } else { Ok(()) }
+        if self.is_home_mounted { ensure_private(&self.homes.own) } else { Ok(()) }
+    }
+
+    fn home_of(&self, id: &str) -> &Path {
+        self.homes.of(Path::new(id))
     }
 
     fn layer_dir(&self, id: &str) -> PathBuf {
-        self.home.join(id)
+        self.home_of(id).join(id)
+    }
+
+    /// Whether the layer is a container's, or lies with such ones.
+    fn is_own(&self, id: &str) -> bool {
+        self.home_of(id) == self.homes.own
     }
 
     /// Adds to a directory that has its `diff` what makes it a layer; returns the short name.
@@ -188,8 +202,8 @@ impl Overlay {
     }
 
     /// Makes the short name lead to the layer.
-    fn link(&self, link: &str, id: &str) -> Result<(), PathError> {
-        let path = self.home.join("l").join(link);
+    fn link(&self, home: &Path, link: &str, id: &str) -> Result<(), PathError> {
+        let path = home.join(LINKS).join(link);
         fault::step("link layer").map_err(PathError::new("link", &path))?;
         std::os::unix::fs::symlink(format!("../{id}/diff"), &path).map_err(PathError::new("link", &path))
     }
@@ -199,24 +213,24 @@ impl Overlay {
         if let Ok(link) = read_small(&self.layer_dir(id).join("link")) {
             let link = link.trim();
             if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                let _ = std::fs::remove_file(self.home.join("l").join(link));
+                let _ = std::fs::remove_file(self.home_of(id).join(LINKS).join(link));
             }
         }
     }
 
-    /// Makes names and directories of the home survive a loss of power.
-    fn sync_home(&self) -> Result<(), PathError> {
-        for path in [self.home.join("l"), self.home.clone()] {
+    /// Makes names and directories of a home survive a loss of power.
+    fn sync_home(home: &Path) -> Result<(), PathError> {
+        for path in [home.join(LINKS), home.to_owned()] {
             fault::step("sync directory").map_err(PathError::new("sync", &path))?;
             open_dir(&path)?.sync_all().map_err(PathError::new("sync", &path))?;
         }
         Ok(())
     }
 
-    fn make_merged(&self, directory: &Path) -> Result<PathBuf, PathError> {
+    fn make_merged(&self, id: &str) -> Result<PathBuf, PathError> {
         self.ensure_private_home()?;
-        let merged = directory.join("merged");
-        match DirBuilder::new().mode(0o700).create(&merged) {
+        let merged = self.merged(id);
+        match DirBuilder::new().mode(0o700).recursive(true).create(&merged) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(PathError::new("make directory", &merged)(error))
             }
@@ -241,7 +255,7 @@ impl Overlay {
         }
         let call = MountCall { lowers, upper: None, merged: target, options: &options, flags };
         fault::step("mount").map_err(PathError::new("mount", target))?;
-        call.mount(&self.home).map_err(PathError::new("mount overlay at", target))
+        call.mount(&self.homes.own).map_err(PathError::new("mount overlay at", target))
     }
 
     /// Takes away lower directories that were attached with other ids when a mount was cut off.
@@ -273,37 +287,41 @@ impl Overlay {
             if !is_short {
                 return Err(PathError::new("read", path)(io::Error::from(io::ErrorKind::InvalidData)));
             }
-            lowers.push(self.home.join(short));
+            let missing = || self.homes.own.join(short);
+            lowers
+                .push(self.homes.all().map(|home| home.join(short)).find(|path| path.exists()).unwrap_or_else(missing));
         }
         if lowers.iter().any(|lower| !lower.exists()) {
-            self.repair_links()?;
+            self.homes.writable().try_for_each(repair_links)?;
         }
         Ok(lowers)
     }
+}
 
-    /// Makes missing short names again from the `link` files, and removes those that lead nowhere.
-    fn repair_links(&self) -> Result<(), PathError> {
-        let list = |path: &Path| std::fs::read_dir(path).map_err(PathError::new("list", path));
-        let links = self.home.join("l");
-        for entry in list(&links)?.flatten() {
-            let path = entry.path();
-            if std::fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                let _ = std::fs::remove_file(&path);
-            }
+/// Makes missing short names again from the `link` files, and removes those that lead nowhere.
+fn repair_links(home: &Path) -> Result<(), PathError> {
+    let list = |path: &Path| std::fs::read_dir(path).map_err(PathError::new("list", path));
+    let links = home.join(LINKS);
+    for entry in list(&links)?.flatten() {
+        let path = entry.path();
+        if std::fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let _ = std::fs::remove_file(&path);
         }
-        for entry in list(&self.home)?.flatten() {
-            let Ok(id) = entry.file_name().into_string() else { continue };
-            if domain::id::LayerId::parse(&id).is_err() {
-                continue;
-            }
-            let Ok(link) = read_small(&entry.path().join("link")) else { continue };
-            let link = link.trim();
-            if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !links.join(link).exists() {
-                self.link(link, &id)?;
-            }
-        }
-        Ok(())
     }
+    for entry in list(home)?.flatten() {
+        let Ok(id) = entry.file_name().into_string() else { continue };
+        if domain::id::LayerId::parse(&id).is_err() {
+            continue;
+        }
+        let Ok(link) = read_small(&entry.path().join("link")) else { continue };
+        let link = link.trim();
+        let path = links.join(link);
+        if !link.is_empty() && link.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !path.exists() {
+            fault::step("link layer").map_err(PathError::new("link", &path))?;
+            std::os::unix::fs::symlink(format!("../{id}/diff"), &path).map_err(PathError::new("link", &path))?;
+        }
+    }
+    Ok(())
 }
 
 impl Driver for Overlay {
@@ -312,19 +330,30 @@ impl Driver for Overlay {
     }
 
     fn home(&self) -> &Path {
-        &self.home
+        self.homes.of_images()
+    }
+
+    fn container_home(&self) -> &Path {
+        &self.homes.own
+    }
+
+    fn lies_with_images(&self, id: &str) -> bool {
+        self.home_of(id) == self.homes.of_images()
     }
 
     fn layers_on_disk(&self) -> Vec<String> {
-        names_in(&self.home).into_iter().filter(|name| domain::id::LayerId::parse(name).is_ok()).collect()
+        let names = self.homes.writable().flat_map(names_in);
+        names.filter(|name| domain::id::LayerId::parse(name).is_ok()).collect()
     }
 
     fn diff(&self, id: &str) -> PathBuf {
         self.layer_dir(id).join(DIFF)
     }
 
+    /// What other processes may mount, too, is mounted in the run root. Source: containers/storage.
     fn merged(&self, id: &str) -> PathBuf {
-        self.layer_dir(id).join("merged")
+        let directory = if self.is_own(id) { self.layer_dir(id) } else { self.homes.run.join(id) };
+        directory.join("merged")
     }
 
     fn below(&self, parent: &str) -> Result<Below, PathError> {
@@ -340,26 +369,28 @@ impl Driver for Overlay {
     }
 
     fn place(&self, staged: StagingDir, id: &str, dressed: &str) -> Result<(), PathError> {
-        staged.move_to(&self.layer_dir(id))?;
-        self.link(dressed, id)?;
-        self.sync_home()
+        let home = self.homes.of_images();
+        staged.move_to(&home.join(id))?;
+        self.link(home, dressed, id)?;
+        Self::sync_home(home)
     }
 
     fn create(&self, new: &NewLayer<'_>, _: &Staging) -> Result<(), PathError> {
-        let directory = self.layer_dir(new.id);
+        let home = &self.homes.own;
+        let directory = home.join(new.id);
         let diff = directory.join(DIFF);
         fault::step("make layer directory").map_err(PathError::new("make directory", &directory))?;
         for path in [&directory, &diff] {
             make_dir(path, 0o700)?;
         }
         let link = self.dress_as(&directory, new.below, new.durability)?;
-        self.link(&link, new.id)?;
+        self.link(home, &link, new.id)?;
         if let Some(root) = new.root() {
             std::os::unix::fs::lchown(&diff, Some(root.uid), Some(root.gid))
                 .map_err(PathError::new("set owner of", diff))?;
             let_pass(&directory, root)?;
         }
-        if new.durability == Durability::Durable { self.sync_home() } else { Ok(()) }
+        if new.durability == Durability::Durable { Self::sync_home(home) } else { Ok(()) }
     }
 
     fn take(&self, id: &str, staging: &Staging) -> Result<Option<StagingDir>, PathError> {
@@ -378,7 +409,7 @@ impl Driver for Overlay {
 
     fn mount(&self, id: &str, how: &MountAs<'_>) -> Result<(), PathError> {
         let directory = self.layer_dir(id);
-        let merged = self.make_merged(&directory)?;
+        let merged = self.make_merged(id)?;
         // Left by an unclean end of the machine; the kernel then refuses the upper directory.
         let _ = std::fs::remove_dir_all(directory.join("work/work/incompat/volatile"));
         let mut lowers = self.lowers(id)?;
@@ -394,7 +425,7 @@ impl Driver for Overlay {
         }
         let call = MountCall { lowers: &lowers, upper: Some(&directory), merged: &merged, options: &options, flags };
         fault::step("mount").map_err(PathError::new("mount", &merged))?;
-        let mounted = call.mount(&self.home).map_err(PathError::new("mount overlay at", &merged));
+        let mounted = call.mount(&self.homes.own).map_err(PathError::new("mount overlay at", &merged));
         if how.users.is_some() {
             // The overlay keeps mounts of its own.
             self.unmap(id)?;
@@ -404,7 +435,7 @@ impl Driver for Overlay {
 
     /// With the flags CRI-O gives; whoever makes a mount on top of this one decides anew about executing.
     fn mount_read_only(&self, id: &str, label: &str) -> Result<(), PathError> {
-        let merged = self.make_merged(&self.layer_dir(id))?;
+        let merged = self.make_merged(id)?;
         let flags = mount_options(&self.mountopt).0 | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
         self.mount_image(&self.image_lowers(id)?, label, flags, &merged)
     }
@@ -415,15 +446,18 @@ impl Driver for Overlay {
 
     /// Short names.
     fn strays(&self) -> Vec<PathBuf> {
-        let links = self.home.join("l");
         let is_dangling =
             |path: &PathBuf| std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        names_in(&links).into_iter().map(|link| links.join(link)).filter(is_dangling).collect()
+        let links = self.homes.writable().map(|home| home.join(LINKS));
+        links
+            .flat_map(|links| names_in(&links).into_iter().map(move |link| links.join(link)))
+            .filter(is_dangling)
+            .collect()
     }
 
     fn let_go(&self) {
         if self.is_home_mounted {
-            let _ = rustix::mount::unmount(&self.home, UnmountFlags::NOFOLLOW);
+            let _ = rustix::mount::unmount(&self.homes.own, UnmountFlags::NOFOLLOW);
         }
     }
 
@@ -438,7 +472,13 @@ impl Driver for Overlay {
     }
 
     fn unmount(&self, id: &str) -> Result<(), PathError> {
-        unmount_all(&self.merged(id))?;
+        let merged = self.merged(id);
+        unmount_all(&merged)?;
+        if merged.starts_with(&self.homes.run) {
+            // Made for the mount alone.
+            let _ = std::fs::remove_dir(&merged);
+            let _ = std::fs::remove_dir(self.homes.run.join(id));
+        }
         self.unmap(id)
     }
 
@@ -457,7 +497,7 @@ impl Driver for Overlay {
     }
 
     fn repair(&self) -> Result<(), PathError> {
-        self.repair_links()
+        self.homes.writable().try_for_each(repair_links)
     }
 
     /// Overlay on id-mapped mounts came with Linux 5.19. Some file systems have no part in it.
@@ -466,7 +506,7 @@ impl Driver for Overlay {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-        version >= OLDEST && maps_ids(&self.home.join("l"))
+        version >= OLDEST && maps_ids(&self.homes.of_images().join(LINKS))
     }
 }
 

@@ -52,7 +52,7 @@ impl Store {
             if self.remove_layers(&mut layers, &doomed, &mut away).is_err() {
                 tracing::warn!("layers of an image that was never recorded stay until the next start");
             }
-            for row in images.iter() {
+            for row in images.own() {
                 self.repair_manifest(row);
             }
         }
@@ -86,7 +86,7 @@ impl Store {
     }
 
     fn remove_unmentioned_layers(&self, layers: &Guard<'_, LayerRecord>, away: &mut Vec<StagingDir>) {
-        let mut known: HashSet<String> = layers.iter().map(|row| row.id.clone()).collect();
+        let mut known: HashSet<String> = layers.own().map(|row| row.id.clone()).collect();
         known.extend(self.twin_layers());
         for id in self.driver.layers_on_disk() {
             if known.contains(&id) {
@@ -119,12 +119,14 @@ impl Store {
     }
 
     fn remove_unmentioned_images(&self, images: &Guard<'_, ImageRecord>) {
-        for id in names_in(&self.images_dir()) {
-            let Ok(image) = ImageId::parse(&id) else { continue };
-            if images.find(&id).is_none()
-                && let Err(error) = remove_tree(&self.image_dir(&image))
-            {
-                tell("data of an image no record mentions could not be removed", &error);
+        for directory in self.own_images_dirs() {
+            for id in names_in(&directory) {
+                if ImageId::parse(&id).is_ok()
+                    && images.locate(&id).is_none()
+                    && let Err(error) = remove_tree(&directory.join(&id))
+                {
+                    tell("data of an image no record mentions could not be removed", &error);
+                }
             }
         }
     }
@@ -191,15 +193,15 @@ impl Store {
                 let _ = std::fs::remove_file(layers.join(name));
             }
         }
-        for (directory, own) in [
+        let image_stores = self.own_images_dirs().map(|directory| (directory, "images.json"));
+        for (directory, own) in image_stores.chain([
             (layers, "layers.json"),
-            (self.images_dir(), "images.json"),
             (self.beneath(self.root(), CONTAINERS), "containers.json"),
             (self.beneath(self.runroot(), LAYERS), "mountpoints.json"),
             // Where a transient store has its volatile tables.
             (self.beneath(self.runroot(), LAYERS), "layers.json"),
             (self.beneath(self.runroot(), CONTAINERS), "containers.json"),
-        ] {
+        ]) {
             // Ours alone are called like this, with the id of the writing process; a living one is not disturbed.
             for name in names_in(&directory) {
                 let is_own = name.starts_with(TEMPORARY_PREFIX) && name.contains(own);

@@ -258,6 +258,12 @@ fn marks_in(directory: &Path) -> Vec<(LayerId, SystemTime)> {
 }
 
 impl Leftovers {
+    /// Takes in what was found elsewhere.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.pending.extend(other.pending);
+        self.instances.extend(other.instances);
+    }
+
     /// Removes the directories, after what they mark has been dealt with.
     pub(crate) fn remove(self) -> Result<(), PathError> {
         for (instance, lock) in self.instances {

@@ -4,6 +4,7 @@
 //! not change, which is harmless. A change that could not be written is forgotten, because the next access reloads.
 
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -58,6 +59,12 @@ pub enum RecordsError {
         #[source]
         source: serde_json::Error,
     },
+    /// What was to be changed is in a store that is only read.
+    #[error("{what} is in an additional image store, which is read-only")]
+    ReadOnly {
+        /// A record, by name or id.
+        what: String,
+    },
     /// A record file could not be replaced. It is unchanged.
     #[error("write {path}")]
     Write {
@@ -94,32 +101,49 @@ impl FileStamp {
     }
 }
 
+/// A record file of a store that is only read, and the lock its owner takes.
+#[derive(Debug, Clone)]
+pub(crate) struct ForeignFile {
+    pub(crate) path: PathBuf,
+    pub(crate) lock: PathBuf,
+}
+
 #[derive(Debug)]
 struct State<R> {
     loaded: bool,
-    stamp: Option<Stamp>,
+    stamps: Vec<Option<Stamp>>,
     files: Vec<FileStamp>,
     rows: Vec<Vec<R>>,
+    foreign: Vec<R>,
 }
 
 /// A kind of record.
 #[derive(Debug)]
 pub(crate) struct Table<R> {
-    lock: SharedLock,
+    /// Taken in this order; the last writer of any of them makes others read all files again.
+    locks: Vec<SharedLock>,
     files: Vec<TableFile>,
+    foreign: Vec<ForeignFile>,
     state: Mutex<State<R>>,
 }
 
 impl<R: Record> Table<R> {
-    pub(crate) fn open(lock: &Path, files: Vec<TableFile>) -> Result<Self, RecordsError> {
-        let lock = SharedLock::open(lock).map_err(|source| RecordsError::Lock { path: lock.to_owned(), source })?;
+    pub(crate) fn open(
+        locks: &[PathBuf],
+        files: Vec<TableFile>,
+        foreign: Vec<ForeignFile>,
+    ) -> Result<Self, RecordsError> {
+        let open =
+            |path: &PathBuf| SharedLock::open(path).map_err(|source| RecordsError::Lock { path: path.clone(), source });
+        let locks = locks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let state = Mutex::new(State {
             loaded: false,
-            stamp: None,
-            files: vec![FileStamp::default(); files.len()],
+            stamps: Vec::new(),
+            files: Vec::new(),
             rows: vec![Vec::new(); files.len()],
+            foreign: Vec::new(),
         });
-        Ok(Self { lock, files, state })
+        Ok(Self { locks, files, foreign, state })
     }
 
     /// The records as they are now; others may read at the same time, in other processes.
@@ -140,10 +164,7 @@ impl<R: Record> Table<R> {
             if path != file.path {
                 continue;
             }
-            let _held = self
-                .lock
-                .hold(RecordLock::Exclusive)
-                .map_err(|source| RecordsError::Lock { path: self.lock.path().to_owned(), source })?;
+            let _held = self.hold(RecordLock::Exclusive)?;
             let mut aside = path.clone().into_os_string();
             aside.push(".damaged");
             rustix::fs::rename(&path, &aside)
@@ -153,28 +174,55 @@ impl<R: Record> Table<R> {
         Ok(())
     }
 
+    fn hold(&self, kind: RecordLock) -> Result<Vec<Held<'_>>, RecordsError> {
+        self.locks
+            .iter()
+            .map(|lock| lock.hold(kind).map_err(|source| RecordsError::Lock { path: lock.path().to_owned(), source }))
+            .collect()
+    }
+
     fn enter(&self, kind: RecordLock) -> Result<Guard<'_, R>, RecordsError> {
-        let lock_error = |source| RecordsError::Lock { path: self.lock.path().to_owned(), source };
         // A panic elsewhere cannot have left half a change: `dirty` makes the next access reload.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = self.lock.hold(kind).map_err(lock_error)?;
-        let stamp = held.stamp().map_err(lock_error)?;
-        let mut files = Vec::with_capacity(self.files.len());
-        for file in &self.files {
-            files.push(
-                FileStamp::of(&file.path).map_err(|source| RecordsError::Read { path: file.path.clone(), source })?,
-            );
-        }
-        if !state.loaded || state.stamp != stamp || state.files != files {
+        let held = self.hold(kind)?;
+        let stamp = |held: &Held<'_>| {
+            held.stamp().map_err(|source| RecordsError::Lock { path: held.path().to_owned(), source })
+        };
+        let stamps = held.iter().map(stamp).collect::<Result<Vec<_>, _>>()?;
+        let paths = self.files.iter().map(|file| &file.path).chain(self.foreign.iter().map(|file| &file.path));
+        let stamp_of =
+            |path: &PathBuf| FileStamp::of(path).map_err(|source| RecordsError::Read { path: path.clone(), source });
+        let files = paths.map(stamp_of).collect::<Result<Vec<_>, _>>()?;
+        if !state.loaded || state.stamps != stamps || state.files != files {
             state.loaded = false;
-            let mut rows = Vec::with_capacity(self.files.len());
-            for file in &self.files {
-                rows.push(load(&file.path)?);
+            let rows = self.files.iter().map(|file| load(&file.path)).collect::<Result<Vec<_>, _>>()?;
+            let mut foreign: Vec<R> = Vec::new();
+            for file in &self.foreign {
+                // Of two stores with the same record the first counts.
+                let more: Vec<R> = load_foreign(file)?;
+                foreign
+                    .extend(more.into_iter().filter(|row| rows.iter().flatten().all(|own: &R| own.id() != row.id())));
             }
-            *state = State { loaded: true, stamp, files, rows };
+            *state = State { loaded: true, stamps, files, rows, foreign };
         }
         Ok(Guard { held, state, table: self, dirty: false })
     }
+}
+
+/// Reads records of a store that is only read: its lock is taken if it can be, and never written to or made.
+fn load_foreign<R: Record>(file: &ForeignFile) -> Result<Vec<R>, RecordsError> {
+    let lock_error = |source| RecordsError::Lock { path: file.lock.clone(), source };
+    let _held = match std::fs::File::open(&file.lock) {
+        Ok(lock) => {
+            sys::locks::lock_record(lock.as_fd(), RecordLock::Shared).map_err(lock_error)?;
+            // Let go of by closing.
+            Some(lock)
+        }
+        // Nobody has written to a store without one since it was made.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(lock_error(error)),
+    };
+    load(&file.path)
 }
 
 fn load<R: Record>(path: &Path) -> Result<Vec<R>, RecordsError> {
@@ -201,22 +249,34 @@ fn load<R: Record>(path: &Path) -> Result<Vec<R>, RecordsError> {
 /// The records while the lock is held.
 pub(crate) struct Guard<'a, R: Record> {
     // Dropped in this order: the lock others see goes before the one our threads see.
-    held: Held<'a>,
+    held: Vec<Held<'a>>,
     state: MutexGuard<'a, State<R>>,
     table: &'a Table<R>,
     dirty: bool,
 }
 
 impl<R: Record> Guard<'_, R> {
+    /// All records; of one in several stores the one that can be changed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &R> {
+        let is_hidden = |row: &&R| self.state.rows.iter().flatten().any(|own| own.id() == row.id());
+        self.state.rows.iter().flatten().chain(self.state.foreign.iter().filter(move |row| !is_hidden(row)))
+    }
+
+    /// Those that can be changed.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &R> {
         self.state.rows.iter().flatten()
+    }
+
+    /// Whether a record is only in stores that are read.
+    pub(crate) fn is_foreign(&self, id: &str) -> bool {
+        self.locate(id).is_none() && self.state.foreign.iter().any(|row| row.id() == id)
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<&R> {
         self.iter().find(|row| row.id() == id)
     }
 
-    /// Which file has the record, and the record.
+    /// Which file has the record, and the record; none if it is in a store that is only read.
     pub(crate) fn locate(&self, id: &str) -> Option<(usize, &R)> {
         self.state
             .rows
@@ -252,17 +312,21 @@ impl<R: Record> Guard<'_, R> {
     /// Writes one file's rows; compact, because the whole file is written each time.
     pub(crate) fn save(&mut self, file: usize) -> Result<(), RecordsError> {
         let target = &self.table.files[file];
-        let lock_error = |source| RecordsError::Lock { path: self.table.lock.path().to_owned(), source };
         let bytes = serde_json::to_vec(&self.state.rows[file])
             .map_err(|source| RecordsError::Encode { path: target.path.clone(), source })?;
-        fault::step("stamp lock file").map_err(lock_error)?;
-        let stamp = self.held.write_stamp().map_err(lock_error)?;
-        fault::step("replace record file").map_err(lock_error)?;
+        let mut stamps = Vec::with_capacity(self.held.len());
+        for held in &self.held {
+            let stamp = fault::step("stamp lock file").and_then(|()| held.write_stamp());
+            let stamp = stamp.map_err(|source| RecordsError::Lock { path: held.path().to_owned(), source })?;
+            stamps.push(Some(stamp));
+        }
+        fault::step("replace record file")
+            .map_err(|source| RecordsError::Read { path: target.path.clone(), source })?;
         durable::replace(&target.path, &bytes, 0o600, target.durability)
             .map_err(|source| RecordsError::Write { path: target.path.clone(), source })?;
         let seen =
             FileStamp::of(&target.path).map_err(|source| RecordsError::Read { path: target.path.clone(), source })?;
-        self.state.stamp = Some(stamp);
+        self.state.stamps = stamps;
         self.state.files[file] = seen;
         self.dirty = false;
         Ok(())

@@ -207,6 +207,9 @@ pub struct StoreUsage {
     pub mountpoint: PathBuf,
     /// All image layers and the records of images.
     pub images: Usage,
+    /// Where images have a place of their own: the directory that stands for the containers' file system, and what its
+    /// containers' files take.
+    pub containers: Option<(PathBuf, Usage)>,
     /// When it was walked.
     pub at: Timestamp,
 }

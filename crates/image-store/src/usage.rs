@@ -13,14 +13,15 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
 use crate::error::{PathError, UsageError};
-use crate::store::Store;
+use crate::store::{CONTAINERS, IMAGES, Store};
 use crate::types::{StoreUsage, Usage};
 
 /// Deepest directory walked: deeper ones are made to hurt, and each level keeps a descriptor open.
 const DEPTH_MAX: usize = 256;
 
 impl Store {
-    /// What ImageFsInfo reports: the records and data of images, not their layers. That is what CRI-O walks.
+    /// What ImageFsInfo reports: the records and data of images, not their layers; and those of containers, if images lie
+    /// elsewhere. That is what CRI-O walks.
     ///
     /// Walked again only when the records of images have changed: data are changed together with them.
     pub fn usage(&self) -> Result<StoreUsage, UsageError> {
@@ -37,7 +38,13 @@ impl Store {
                 usage
             }
         };
-        Ok(StoreUsage { mountpoint, images: usage, at: Timestamp::now() })
+        let mut containers = None;
+        if mountpoint != self.beneath(self.root(), IMAGES) {
+            let directory = self.beneath(self.root(), CONTAINERS);
+            let usage = walk(&directory, u64::MAX).map_err(UsageError::Path)?;
+            containers = Some((directory, usage));
+        }
+        Ok(StoreUsage { mountpoint, images: usage, containers, at: Timestamp::now() })
     }
 
     /// Where a container's read-write layer is.

@@ -10,28 +10,27 @@ use domain::id::LayerId;
 use durable::Durability;
 
 use crate::copies::{Bring, Dressing, apply, copy_tree, open_dir};
-use crate::driver::{Below, Driver, MountAs, NewLayer};
+use crate::driver::{Below, Driver, Homes, MountAs, NewLayer};
 use crate::error::PathError;
 use crate::recovery::names_in;
 use crate::stage::DIFF;
 use crate::staging::{Staging, StagingDir};
 use crate::whole;
 
-/// The driver's home directory.
+/// Beneath a home, the layers.
+const LAYERS: &str = "dir";
+
+/// The driver's home directories.
 #[derive(Debug)]
 pub(crate) struct Vfs {
-    home: PathBuf,
+    homes: Homes,
 }
 
 impl Vfs {
-    /// `home` exists.
-    pub(crate) fn open(home: PathBuf) -> Result<Self, PathError> {
-        whole::make_private(&home.join("dir"))?;
-        Ok(Self { home })
-    }
-
-    fn layers(&self) -> PathBuf {
-        self.home.join("dir")
+    /// The homes that may be written to exist.
+    pub(crate) fn open(homes: Homes) -> Result<Self, PathError> {
+        homes.writable().try_for_each(|home| whole::make_private(&home.join(LAYERS)))?;
+        Ok(Self { homes })
     }
 }
 
@@ -41,15 +40,25 @@ impl Driver for Vfs {
     }
 
     fn home(&self) -> &Path {
-        &self.home
+        self.homes.of_images()
+    }
+
+    fn container_home(&self) -> &Path {
+        &self.homes.own
+    }
+
+    fn lies_with_images(&self, id: &str) -> bool {
+        self.homes.of(&Path::new(LAYERS).join(id)) == self.homes.of_images()
     }
 
     fn layers_on_disk(&self) -> Vec<String> {
-        names_in(&self.layers()).into_iter().filter(|name| LayerId::parse(name).is_ok()).collect()
+        let names = self.homes.writable().flat_map(|home| names_in(&home.join(LAYERS)));
+        names.filter(|name| LayerId::parse(name).is_ok()).collect()
     }
 
     fn diff(&self, id: &str) -> PathBuf {
-        self.layers().join(id)
+        let beneath = Path::new(LAYERS).join(id);
+        self.homes.of(&beneath).join(beneath)
     }
 
     fn merged(&self, id: &str) -> PathBuf {
@@ -75,7 +84,7 @@ impl Driver for Vfs {
     }
 
     fn place(&self, staged: StagingDir, id: &str, _: &str) -> Result<(), PathError> {
-        whole::place(staged, &self.diff(id), Durability::Durable)
+        whole::place(staged, &self.homes.of_images().join(LAYERS).join(id), Durability::Durable)
     }
 
     fn create(&self, new: &NewLayer<'_>, staging: &Staging) -> Result<(), PathError> {
@@ -89,7 +98,7 @@ impl Driver for Vfs {
         if new.durability == Durability::Durable {
             whole::sync_all(&diff)?;
         }
-        whole::place(staged, &self.diff(new.id), new.durability)
+        whole::place(staged, &self.homes.own.join(LAYERS).join(new.id), new.durability)
     }
 
     fn take(&self, id: &str, staging: &Staging) -> Result<Option<StagingDir>, PathError> {

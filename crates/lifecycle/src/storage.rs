@@ -81,6 +81,7 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
         driver: if storage.is_driver_named { root.storage_driver.as_str().to_owned() } else { String::new() },
         driver_priority: storage.driver_priority.clone(),
         driver_options: root.storage_option.clone(),
+        imagestore: root.imagestore.clone(),
         volatile_mounts: if storage.disable_volatile { VolatileMounts::Disabled } else { VolatileMounts::Allowed },
         keep_pending: LEFTOVERS_KEPT,
         ..StoreOptions::default()

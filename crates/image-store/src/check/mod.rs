@@ -352,6 +352,11 @@ impl Store {
         let images = self.images.read()?;
         let containers = self.containers.read()?;
         let is_unaccounted = |list: &[Damage]| list.iter().any(|damage| matches!(damage, Damage::Unaccounted));
+        // What is in additional stores is not ours to repair; nor can it be told what uses it there.
+        let is_unused = |list: &[Damage]| list.iter().all(|damage| matches!(damage, Damage::Unreferenced));
+        report.read_only_layers = report.layers.extract_if(.., |id, _| layers.is_foreign(id)).collect();
+        report.read_only_layers.retain(|_, list| !is_unused(list));
+        report.read_only_images = report.images.extract_if(.., |id, _| images.is_foreign(id)).collect();
         report.layers.retain(|id, list| is_unaccounted(list) || layers.find(id).is_some());
         report.images.retain(|id, _| images.find(id).is_some());
         report.containers.retain(|id, _| containers.find(id).is_some());

@@ -29,9 +29,11 @@ impl Store {
             }
         }
         let images: HashSet<&str> = snapshot.images.iter().map(|row| row.id.as_str()).collect();
-        for id in names_in(&self.images_dir()) {
-            if ImageId::parse(&id).is_ok() && !images.contains(id.as_str()) {
-                add(self.images_dir().join(id), StrayKind::ImageData);
+        for directory in self.own_images_dirs() {
+            for id in names_in(&directory) {
+                if ImageId::parse(&id).is_ok() && !images.contains(id.as_str()) {
+                    add(directory.join(id), StrayKind::ImageData);
+                }
             }
         }
         let own = snapshot.containers.iter().map(|row| row.id.clone());
@@ -43,7 +45,11 @@ impl Store {
                 }
             }
         }
-        for path in self.staging().left_by_the_dead() {
+        let mut left = self.staging().left_by_the_dead();
+        if self.driver.home() != self.driver.container_home() {
+            left.extend(self.container_staging().left_by_the_dead());
+        }
+        for path in left {
             add(path, StrayKind::Staging);
         }
         for path in self.private_directories() {
