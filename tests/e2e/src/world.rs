@@ -67,10 +67,33 @@ pub struct Setup {
     pub network: Option<String>,
     /// A further handler `vanishing`, whose runtime is a file in `tmp` that a scenario may take away.
     pub vanishing: bool,
-    /// Bytes the store may hold, on a file system of its own.
-    pub storage_bytes: Option<u64>,
     /// Further lines of storage.conf.
     pub storage_lines: String,
+    /// What the store lies on.
+    pub storage: Storage,
+}
+
+/// What a scenario's store lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// The scenario's directory.
+    #[default]
+    Directory,
+    /// A file system in memory that holds so many bytes.
+    Memory(u64),
+    /// A btrfs file system in a file.
+    Btrfs,
+}
+
+/// Size of a scenario's btrfs file system; the file has holes.
+const BTRFS_BYTES: u64 = 1 << 30;
+
+/// Whether [`Storage::Btrfs`] can be had here.
+#[must_use]
+pub fn can_make_btrfs() -> bool {
+    tools::find_program("mkfs.btrfs").is_some()
+        && Path::new("/dev/loop-control").exists()
+        && tools::read("/proc/filesystems").lines().any(|line| line.trim() == "btrfs")
 }
 
 /// Runs a scenario in a world of its own, and looks afterwards whether anything is left of it.
@@ -225,10 +248,19 @@ impl World {
             pods: AtomicU32::new(0),
             starts: 0,
         };
-        if let Some(bytes) = world.setup.storage_bytes {
-            let storage = world.path("storage");
-            let options = format!("size={bytes},mode=0755");
-            tools::run(world.command("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(storage));
+        let storage = world.path("storage");
+        match world.setup.storage {
+            Storage::Directory => {}
+            Storage::Memory(bytes) => {
+                let options = format!("size={bytes},mode=0755");
+                tools::run(world.command("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(storage));
+            }
+            Storage::Btrfs => {
+                let image = world.path("tmp/btrfs");
+                std::fs::File::create(&image).and_then(|file| file.set_len(BTRFS_BYTES)).expect("a file");
+                tools::run(world.command("mkfs.btrfs").arg("--quiet").arg(&image));
+                tools::run(world.command("mount").args(["-o", "loop"]).arg(&image).arg(storage));
+            }
         }
         world.write_config();
         let registry = Registry::start(&world, REGISTRY_PORT, Access::Open);

@@ -8,6 +8,7 @@ use cri_api::v1;
 use e2e::cri::{WAIT, container_config, refused};
 use e2e::image::{Archive, Compression, Format, Image, Recipe};
 use e2e::liar::{Liar, Lie};
+use e2e::world::Storage;
 use e2e::{Cri, Setup, World, scenario, tools};
 use tonic::Code;
 
@@ -375,7 +376,7 @@ fn requests_that_make_no_sense_change_nothing() {
 
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() {
-    let setup = Setup { storage_bytes: Some(24 << 20), ..Setup::default() };
+    let setup = Setup { storage: Storage::Memory(24 << 20), ..Setup::default() };
     scenario(setup, async |world| {
         let cri = world.cri();
         let image = world.busybox().await;
