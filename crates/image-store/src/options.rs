@@ -179,8 +179,6 @@ pub(crate) struct DriverOptions {
     pub(crate) mountopt: Vec<String>,
     /// Leave the driver directory without a private mount of its own.
     pub(crate) skip_mount_home: bool,
-    /// Mounts in place of the kernel: `<program> -o <options> <target>`.
-    pub(crate) mount_program: Option<PathBuf>,
     /// Further stores, which are only read.
     pub(crate) additional_stores: Vec<PathBuf>,
     /// Most bytes a container's root file system may refer to.
@@ -235,13 +233,6 @@ impl DriverOptions {
                     checked.mountopt = value.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
                 }
                 (DriverName::Overlay, "skip_mount_home") => checked.skip_mount_home = boolean(full, value)?,
-                (DriverName::Overlay, "mount_program") => {
-                    let program = Some(PathBuf::from(value)).filter(|_| !value.is_empty());
-                    if program.as_ref().is_some_and(|program| !program.is_absolute()) {
-                        return Err(bad());
-                    }
-                    checked.mount_program = program;
-                }
                 // It has been without effect since Linux 4.0 became the oldest kernel.
                 (DriverName::Overlay, "override_kernel_check") => {}
                 (DriverName::Overlay | DriverName::Vfs, "imagestore" | "additionalimagestore") => {
@@ -263,7 +254,7 @@ impl DriverOptions {
                 // Layers are always made durable before they are named, which is more than either value asks for.
                 (DriverName::Overlay | DriverName::Vfs, "sync") if matches!(value, "" | "none" | "filesystem") => {}
                 (DriverName::Overlay | DriverName::Vfs, "sync") => return Err(bad()),
-                (DriverName::Overlay, "size" | "inodes" | "force_mask" | "additionallayerstore") => {
+                (DriverName::Overlay, "mount_program" | "size" | "inodes" | "force_mask" | "additionallayerstore") => {
                     if !value.is_empty() {
                         return Err(OptionsError::Unsupported(full.to_owned()));
                     }
@@ -298,6 +289,7 @@ mod tests {
         for (driver, option, error) in [
             (DriverName::Overlay, "mountopt=nodev", OptionsError::Unknown("mountopt".into())),
             (DriverName::Overlay, "overlay.mountopt", OptionsError::NotKeyValue("overlay.mountopt".into())),
+            (DriverName::Overlay, ".mount_program=/bin/true", OptionsError::Unsupported(".mount_program".into())),
             (DriverName::Overlay, "overlay.size=10G", OptionsError::Unsupported("overlay.size".into())),
             (DriverName::Overlay, "btrfs.min_space=1", OptionsError::Unknown("btrfs.min_space".into())),
             (DriverName::Overlay, "overlay.skip_mount_home=maybe", bad("overlay.skip_mount_home", "maybe")),
