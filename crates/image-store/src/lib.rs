@@ -25,6 +25,7 @@ mod layers;
 mod lock;
 mod options;
 mod overlay;
+mod overlay_mount;
 mod pending;
 mod random;
 mod readback;

@@ -20,6 +20,7 @@ mod namespace;
 pub mod registry;
 pub mod snapshot;
 pub mod spdy;
+pub mod storage;
 pub mod tools;
 pub mod websocket;
 pub mod world;

@@ -13,6 +13,7 @@ use crate::image::{Format, Recipe};
 use crate::namespace::{NODE_IP, Namespaces};
 use crate::registry::{Access, Registry};
 use crate::snapshot::{self, Snapshot};
+use crate::storage::{BTRFS_BYTES, Storage};
 use crate::tools;
 
 /// A daemon that does not answer by then never will.
@@ -71,29 +72,6 @@ pub struct Setup {
     pub storage_lines: String,
     /// What the store lies on.
     pub storage: Storage,
-}
-
-/// What a scenario's store lies on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Storage {
-    /// The scenario's directory.
-    #[default]
-    Directory,
-    /// A file system in memory that holds so many bytes.
-    Memory(u64),
-    /// A btrfs file system in a file.
-    Btrfs,
-}
-
-/// Size of a scenario's btrfs file system; the file has holes.
-const BTRFS_BYTES: u64 = 1 << 30;
-
-/// Whether [`Storage::Btrfs`] can be had here.
-#[must_use]
-pub fn can_make_btrfs() -> bool {
-    tools::find_program("mkfs.btrfs").is_some()
-        && Path::new("/dev/loop-control").exists()
-        && tools::read("/proc/filesystems").lines().any(|line| line.trim() == "btrfs")
 }
 
 /// Runs a scenario in a world of its own, and looks afterwards whether anything is left of it.

@@ -8,7 +8,7 @@ use cri_api::v1;
 use e2e::cri::{WAIT, container_config, refused};
 use e2e::image::{Archive, Compression, Format, Image, Recipe};
 use e2e::liar::{Liar, Lie};
-use e2e::world::Storage;
+use e2e::storage::Storage;
 use e2e::{Cri, Setup, World, scenario, tools};
 use tonic::Code;
 

@@ -3,7 +3,7 @@
 
 use cri_api::v1;
 use e2e::cri::container_config;
-use e2e::world::Storage;
+use e2e::storage::Storage;
 use e2e::{Setup, World, scenario, tools};
 
 /// A container of the image writes to its root; both outlive the daemon; and another one does not see it.
@@ -47,7 +47,7 @@ fn containers_run_on_whole_copies() {
 
 #[test]
 fn containers_run_on_subvolumes() {
-    if !e2e::world::can_make_btrfs() {
+    if !e2e::storage::can_make_btrfs() {
         tools::say("\n*** SKIPPED: no btrfs here ***\n");
         return;
     }
