@@ -100,7 +100,9 @@ impl Node {
         let name = name::container_name(&config.metadata, &sandbox.config.metadata);
         loop {
             let (node, sandbox, config) = (Arc::clone(&node), Arc::clone(&sandbox), config.clone());
-            let id = self.creates.join(name.clone(), || async move { node.create(sandbox, config).await }).await?;
+            // The same name in another sandbox is another container, for which the name is taken.
+            let key = format!("{} {name}", sandbox.id);
+            let id = self.creates.join(key, || async move { node.create(sandbox, config).await }).await?;
             match self.deliver_container(&id).await {
                 Delivery::First | Delivery::Again => return Ok(id),
                 // Its removal is joined, and another is made.
@@ -119,7 +121,12 @@ impl Node {
     ) -> Result<ContainerId, CreateContainerError> {
         let name = name::container_name(&config.metadata, &sandbox.config.metadata);
         if let Some(existing) = self.objects.holder(&name).and_then(|holder| ContainerId::parse(&holder).ok()) {
-            return Ok(existing);
+            return match self.objects.container(&existing) {
+                Some(other) if other.sandbox != sandbox.id => {
+                    Err(CreateContainerError::NameReserved { name, holder: existing.to_string() })
+                }
+                _ => Ok(existing),
+            };
         }
         let mut plan = self.plan_container(sandbox, config, name).await?;
         mounts::follow_storage(&self.config, &mut plan.config.mounts);

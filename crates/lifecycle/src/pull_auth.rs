@@ -16,6 +16,8 @@ use crate::pull_image::{PullImageError, PullOrder};
 
 /// Where files are while they are used.
 const IN_USE: &str = "in-use";
+/// Longest name of a namespace: with the digest it still makes a file's name.
+const NAMESPACE_MAX: usize = 128;
 
 /// A file taken for one pull; deleted when dropped.
 #[derive(Debug)]
@@ -53,9 +55,9 @@ impl Drop for NamespacedAuth {
 
 /// Where the credentials for an image of a namespace are; `None` for what is no namespace or no image of a registry.
 fn path_of(directory: &Path, namespace: &str, image: &str) -> Option<PathBuf> {
-    // Anything else would be a path.
-    let is_label = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(is_label) {
+    // Anything else would be a path. Longer ones than Kubernetes', with dots, are what other clients of the CRI send.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if namespace.is_empty() || namespace.len() > NAMESPACE_MAX || !namespace.chars().all(is_name) {
         return None;
     }
     let reference = Reference::parse(image).ok()?;
@@ -111,7 +113,7 @@ mod tests {
         let by_digest = format!("registry.example/a/b@sha256:{}", "a".repeat(64));
         assert_eq!(path("prod", &by_digest), Some(same));
         assert_eq!(path("prod", "busybox"), path("prod", "docker.io/library/busybox:latest"));
-        for (namespace, image) in [("", "a"), ("..", "a"), ("a/b", "a"), ("prod", "oci:/x"), ("prod", "A")] {
+        for (namespace, image) in [("", "a"), ("a/b", "a"), ("prod", "oci:/x"), ("prod", "A")] {
             assert_eq!(path(namespace, image), None, "{namespace} {image}");
         }
     }

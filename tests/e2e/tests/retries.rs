@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use cri_api::v1;
-use e2e::cri::{WAIT, container_config};
+use e2e::cri::{WAIT, container_config, refused};
 use e2e::image::{Archive, Compression, Format, Recipe};
 use e2e::liar::{Liar, Lie};
 use e2e::world::HANDLERS;
 use e2e::{Setup, World, scenario, tools};
+use tonic::Code;
 
 /// How many times a request is sent at once.
 const TWINS: usize = 4;
@@ -273,18 +274,45 @@ fn a_client_that_gives_up_waiting_finds_the_work_going_on() {
 }
 
 #[test]
-fn a_pull_that_nobody_waits_for_is_finished() {
+fn a_pull_ends_with_the_last_that_waits_for_it() {
     scenario(Setup::default(), async |world| {
         let cri = world.cri();
         let archive = Archive::default().file("late", 0o644, b"late").finish();
         let image = Recipe::new(Format::Oci).layer(archive, Compression::Gzip).build();
         let liar = Liar::start(world, 5002, image.clone(), Lie::Late(Duration::from_millis(800)));
         let name = format!("{}/e2e/late:1", liar.host());
-        let given_up = tokio::time::timeout(Duration::from_millis(300), cri.pull(&name)).await;
-        assert!(given_up.is_err(), "{given_up:?}");
-        // The client's next attempt joins the first one.
-        assert_eq!(cri.pull(&name).await.expect("PullImage"), image.id());
+        let given_up = async || tokio::time::timeout(Duration::from_millis(300), cri.pull(&name)).await;
+        // One of two that wait leaves: the other gets what came for both.
+        let (left, stayed) = tokio::join!(given_up(), cri.pull(&name));
+        assert!(left.is_err(), "{left:?}");
+        assert_eq!(stayed.expect("PullImage"), image.id());
         assert_eq!(liar.layer_requests(), 1);
+        // The only one leaves: nothing comes of it.
+        cri.remove_image(&name).await.expect("RemoveImage");
+        assert!(given_up().await.is_err());
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(cri.image(&name).await.is_none(), "the pull ended with its client");
+        assert_eq!(cri.pull(&name).await.expect("PullImage"), image.id());
+    });
+}
+
+#[test]
+fn a_name_in_another_sandbox_is_no_retry() {
+    scenario(Setup::default(), async |world| {
+        let cri = world.cri();
+        let image = world.busybox().await;
+        let mut config = world.pod_config("web");
+        let pod = cri.run_pod(config.clone(), "").await.expect("RunPodSandbox");
+        let first = cri.create(&pod, container_config(&image, "web", WAIT)).await.expect("CreateContainer");
+        let again = cri.create(&pod, container_config(&image, "web", WAIT)).await.expect("CreateContainer");
+        assert_eq!(first.id, again.id);
+        cri.stop_pod(&pod.id).await.expect("StopPodSandbox");
+        config.metadata.as_mut().expect("metadata").attempt = 1;
+        let next = cri.run_pod(config, "").await.expect("RunPodSandbox");
+        let error = refused(cri.create(&next, container_config(&image, "web", WAIT)).await, Code::Unknown);
+        assert!(error.contains(&first.id), "{error}");
+        cri.remove_pod(&pod.id).await.expect("RemovePodSandbox");
+        cri.create(&next, container_config(&image, "web", WAIT)).await.expect("CreateContainer");
     });
 }
 
