@@ -143,14 +143,16 @@ fn nothing_gets_out() {
     case(
         "sparse map that lies",
         &|tar| {
-            tar.pax(&[("GNU.sparse.map", b"0,10,5,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 20]);
+            tar.pax(&[("GNU.sparse.numblocks", b"2"), ("GNU.sparse.map", b"0,10,5,10"), ("GNU.sparse.size", b"100")])
+                .file("x", &[0; 20]);
         },
         Err("out of order"),
     );
     case(
         "sparse map beyond",
         &|tar| {
-            tar.pax(&[("GNU.sparse.map", b"95,10"), ("GNU.sparse.size", b"100")]).file("x", &[0; 10]);
+            tar.pax(&[("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"95,10"), ("GNU.sparse.size", b"100")])
+                .file("x", &[0; 10]);
         },
         Err("beyond the end"),
     );
