@@ -423,12 +423,13 @@ enable_nri = false
         self.daemon.as_ref().expect("a daemon runs").id()
     }
 
-    /// What the daemon's process holds in memory.
+    /// The daemon's own memory, KiB. Pages of its program are not counted: an unoptimised one has many, and each is
+    /// there from its first use on.
     #[must_use]
     pub fn daemon_resident_kib(&self) -> u64 {
         let status = tools::read(format!("/proc/{}/status", self.daemon_pid()));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("VmRSS")
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("RssAnon")
     }
 
     /// A connection to the daemon.

@@ -542,7 +542,13 @@ fn bombs_hit_nobody_else() {
             let monitors = || world.find_processes(&bomb.id).len();
             assert_eq!(monitors(), 1, "{name}");
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            assert_eq!(monitors(), 1, "{name}: the monitor is gone");
+            // The kernel chooses its victims; where the program itself was one, the monitor has ended as it should.
+            if monitors() == 0 {
+                let status = cri.exit(&bomb.id).await;
+                assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{name}: {status:?}");
+                cri.end_pod(&pod.id).await;
+                continue;
+            }
             let begun = Instant::now();
             cri.stop(&bomb.id, 1).await.expect("StopContainer");
             assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {:?}", begun.elapsed());
