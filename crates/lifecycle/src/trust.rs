@@ -321,6 +321,10 @@ impl Node {
         blocking::run("check image", move || {
             let Some(path) = paths.find_configured(&namespace).map_err(TrustError::Policy)? else { return Ok(()) };
             let policy = Policy::load(&path).map_err(TrustError::Policy)?;
+            if policy.asks_nothing() {
+                // Also of an image that has no name, which no other policy can judge.
+                return Ok(());
+            }
             check_stored(&store, &policy, &id, &spec)
         })
         .await

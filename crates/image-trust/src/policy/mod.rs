@@ -43,6 +43,16 @@ pub struct Policy {
     transports: BTreeMap<String, BTreeMap<String, Vec<Requirement>>>,
 }
 
+impl Policy {
+    /// Whether every image from anywhere is accepted unseen, so that it does not matter what an image is called.
+    #[must_use]
+    pub fn asks_nothing(&self) -> bool {
+        let lists = self.transports.values().flat_map(BTreeMap::values).chain([&self.default]);
+        let mut requirements = lists.flatten();
+        !self.default.is_empty() && requirements.all(|one| *one == Requirement::InsecureAcceptAnything)
+    }
+}
+
 /// One condition; an image must meet all of its list.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Requirement {
@@ -95,4 +105,27 @@ pub(crate) enum TrustRoot {
     Fulcio { authorities: Sources, issuer: String, email: String },
     /// Holders of certificates of a PKI of one's own.
     Pki { roots: Sources, intermediates: Option<Sources>, email: Option<String>, hostname: Option<String> },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Policy;
+
+    #[test]
+    fn what_asks_nothing() {
+        let anything = r#"[{"type":"insecureAcceptAnything"}]"#;
+        let reject = r#"[{"type":"reject"}]"#;
+        let scoped = |default: &str, list: &str| {
+            format!(r#"{{"default":{default},"transports":{{"docker":{{"registry.example":{list}}}}}}}"#)
+        };
+        for (text, expected) in [
+            (format!(r#"{{"default":{anything}}}"#), true),
+            (scoped(anything, anything), true),
+            (scoped(anything, reject), false),
+            (scoped(reject, anything), false),
+            (format!(r#"{{"default":{reject}}}"#), false),
+        ] {
+            assert_eq!(Policy::parse(text.as_bytes()).unwrap().asks_nothing(), expected, "{text}");
+        }
+    }
 }
